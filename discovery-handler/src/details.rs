@@ -1,0 +1,289 @@
+//! `discoveryDetails` of a Configuration: what to poll, how often, how patiently. No I/O.
+
+use std::{fmt, time::Duration};
+
+use reqwest::Url;
+use serde::Deserialize;
+
+/// The shortest interval that may be asked for; the longest is [`MAX_INTERVAL`].
+pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest interval that may be asked for.
+pub const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest time-out that may be asked for; the longest is [`MAX_TIMEOUT`].
+pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// The longest time-out that may be asked for.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+const WANTED: &str = "wanted is a URL such as http://discovery:9999/discovery, \
+    or a YAML mapping of url, interval (default 10s) and timeout (default 5s)";
+
+/// What one Configuration asks for. Equal details share one poller.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct DiscoveryDetails {
+    /// An http or https URL.
+    pub url: Url,
+    /// From one poll to the next, 100 ms to 24 h.
+    pub interval: Duration,
+    /// For one poll as a whole, 100 ms to 10 min.
+    pub timeout: Duration,
+}
+
+/// Why details can never work. Rule 8: the Agent does not log it, so the handler must.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetailsError(String);
+
+impl fmt::Display for DetailsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "discoveryDetails: {}", self.0)
+    }
+}
+
+impl std::error::Error for DetailsError {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mapping {
+    url: String,
+    interval: Option<String>,
+    timeout: Option<String>,
+}
+
+impl DiscoveryDetails {
+    /// Reads either just a URL, as in the walkthrough, or a YAML mapping; `interval` and `timeout` are for what it leaves out.
+    ///
+    /// # Errors
+    /// Says what is wrong and what would be right, in one line, without user names, passwords or query strings.
+    pub fn parse(text: &str, interval: Duration, timeout: Duration) -> Result<Self, DetailsError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(DetailsError(format!("they are empty; {WANTED}")));
+        }
+        if is_url(text) {
+            let url = parse_url(text)?;
+            return Ok(Self {
+                url,
+                interval,
+                timeout,
+            });
+        }
+        // A scalar is a URL in quotes, or a typing error that is best told as one.
+        if let Ok(scalar) = serde_saphyr::from_str::<String>(text) {
+            let url = parse_url(scalar.trim())?;
+            return Ok(Self {
+                url,
+                interval,
+                timeout,
+            });
+        }
+        let mapping: Mapping = serde_saphyr::from_str(text)
+            .map_err(|error| DetailsError(format!("{}; {WANTED}", error.without_snippet())))?;
+        let duration = |name, value: Option<String>, default, min, max| match value {
+            None => Ok(default),
+            Some(value) => duration_within(value.trim(), min, max)
+                .map_err(|why| DetailsError(format!("{name} {why}"))),
+        };
+        Ok(Self {
+            url: parse_url(mapping.url.trim())?,
+            interval: duration(
+                "interval",
+                mapping.interval,
+                interval,
+                MIN_INTERVAL,
+                MAX_INTERVAL,
+            )?,
+            timeout: duration(
+                "timeout",
+                mapping.timeout,
+                timeout,
+                MIN_TIMEOUT,
+                MAX_TIMEOUT,
+            )?,
+        })
+    }
+}
+
+impl fmt::Display for DiscoveryDetails {
+    /// The URL, safe to log: without user name, password, query string and fragment.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.url.clone();
+        // Both only fail for URLs without a host, and then there is nothing to take away.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.set_query(None);
+        url.set_fragment(None);
+        f.write_str(url.as_str())
+    }
+}
+
+impl fmt::Debug for DiscoveryDetails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (interval, timeout) = (self.interval, self.timeout);
+        write!(
+            f,
+            "DiscoveryDetails({self}, every {interval:?}, within {timeout:?})"
+        )
+    }
+}
+
+/// One word that begins like a URL; YAML would read most of them the same, but not all.
+fn is_url(text: &str) -> bool {
+    let scheme = text.split("://").next().unwrap_or_default();
+    scheme.len() < text.len()
+        && !scheme.is_empty()
+        && (scheme.chars()).all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        && !text.contains(char::is_whitespace)
+}
+
+fn parse_url(text: &str) -> Result<Url, DetailsError> {
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(DetailsError(format!(
+            "the URL has a blank or a control character inside; {WANTED}"
+        )));
+    }
+    let url =
+        Url::parse(text).map_err(|error| DetailsError(format!("not a URL ({error}); {WANTED}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(DetailsError(format!(
+            "{}: is no scheme to poll, only http: and https: are; {WANTED}",
+            url.scheme()
+        )));
+    }
+    Ok(url)
+}
+
+/// Reads a duration with a unit, such as `500ms`, `10s`, `1m` or `24h`.
+///
+/// # Errors
+/// One clause that names the value and the rule.
+pub fn duration_within(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    let range = || {
+        let (min, max) = (
+            humantime::format_duration(min),
+            humantime::format_duration(max),
+        );
+        format!("a duration from {min} to {max}, such as 10s or 1m")
+    };
+    let shown = text.chars().take(40).collect::<String>();
+    match humantime::parse_duration(text) {
+        Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
+        _ => Err(format!("{shown:?} is not {}", range())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    fn parse(text: &str) -> Result<DiscoveryDetails, DetailsError> {
+        DiscoveryDetails::parse(text, INTERVAL, TIMEOUT)
+    }
+
+    #[test]
+    fn just_a_url_is_polled_at_the_defaults() {
+        for text in [
+            "http://discovery:9999/discovery",
+            "  http://discovery:9999/discovery\n",
+            "\"http://discovery:9999/discovery\"",
+            "url: http://discovery:9999/discovery",
+            "{\"url\": \"http://discovery:9999/discovery\"}",
+            "---\nurl: http://discovery:9999/discovery\ninterval:\n",
+        ] {
+            let details = parse(text).unwrap();
+            assert_eq!(details.url.as_str(), "http://discovery:9999/discovery");
+            assert_eq!((details.interval, details.timeout), (INTERVAL, TIMEOUT));
+        }
+        assert!(parse("https://[fd00::1]/a?b=c: d#e".replace(' ', "").as_str()).is_ok());
+    }
+
+    #[test]
+    fn a_mapping_sets_interval_and_timeout_with_units() {
+        let details = parse("url: https://d/\ninterval: 1m\ntimeout: 500ms").unwrap();
+        assert_eq!(details.interval, Duration::from_secs(60));
+        assert_eq!(details.timeout, Duration::from_millis(500));
+        for (interval, timeout) in [("100ms", "100ms"), ("24h", "10m"), ("1h 30m", "1s")] {
+            assert!(
+                parse(&format!(
+                    "url: http://d\ninterval: {interval}\ntimeout: {timeout}"
+                ))
+                .is_ok()
+            );
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_is_wrong_and_what_would_be_right() {
+        for (text, why) in [
+            ("", "empty; wanted is a URL such as"),
+            ("  \n", "empty; wanted is a URL such as"),
+            (
+                "discovery",
+                "not a URL (relative URL without a base); wanted",
+            ),
+            (
+                "discovery:9999/discovery",
+                "discovery: is no scheme to poll",
+            ),
+            ("ftp://discovery/", "ftp: is no scheme to poll"),
+            ("file:///etc/passwd", "file: is no scheme to poll"),
+            ("http://", "not a URL (empty host)"),
+            ("http://d:99999/", "not a URL (invalid port number)"),
+            ("http://a http://b", "a blank or a control character"),
+            (
+                "- http://d",
+                "expected mapping start at line 1, column 1; wanted",
+            ),
+            ("interval: 10s", "missing field `url`"),
+            (
+                "url: http://d\nintervall: 10s",
+                "unknown field `intervall`, expected one of url, interval, timeout",
+            ),
+            ("url: http://d\nurl: http://e", "duplicate mapping key: url"),
+            ("url: [http://d]", "expected string scalar"),
+            ("url: 'http://d", "unclosed quote"),
+            ("url: ''", "not a URL"),
+            (
+                "url: http://d\ninterval: 10",
+                "interval \"10\" is not a duration from 100ms to 1day, such as 10s",
+            ),
+            (
+                "url: http://d\ninterval: 99ms",
+                "interval \"99ms\" is not a duration from 100ms",
+            ),
+            ("url: http://d\ninterval: 25h", "interval \"25h\" is not"),
+            ("url: http://d\ninterval: -1s", "interval \"-1s\" is not"),
+            (
+                "url: http://d\ninterval: 99999999999999999999h",
+                "is not a duration",
+            ),
+            (
+                "url: http://d\ntimeout: 11m",
+                "timeout \"11m\" is not a duration from 100ms to 10m",
+            ),
+            ("url: http://d\ntimeout: 0s", "timeout \"0s\" is not"),
+            ("a: &a [1]\nb: [*a, *a]", "unknown field `a`"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_logged_shows_no_password_and_no_token() {
+        let secret = "http://me:hunter2@d:9999/discovery?token=hunter2#hunter2";
+        let details = parse(secret).unwrap();
+        assert_eq!(details.to_string(), "http://d:9999/discovery");
+        assert!(!format!("{details:?}").contains("hunter2"));
+        assert!(details.url.as_str().contains("hunter2"));
+        for text in [
+            "http://me:hunter2@",
+            "ftp://me:hunter2@d",
+            "http://me:hunter2@a b",
+        ] {
+            assert!(!parse(text).unwrap_err().to_string().contains("hunter2"));
+        }
+    }
+}

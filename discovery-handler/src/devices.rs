@@ -1,0 +1,230 @@
+//! The list of devices, and its way into a `DiscoverResponse`. No I/O, no timers.
+
+use std::fmt;
+
+use blake2::{Blake2b, Digest, digest::consts::U3};
+use bytes::BufMut;
+use prost::encoding::{encode_varint, encoded_len_varint};
+
+/// Says what kind of device it is; the walkthrough's brokers look for it.
+pub const PROTOCOL_PROPERTY: (&str, &str) = ("AKRI_HTTP", "http");
+
+/// Where a broker finds its device.
+pub const ENDPOINT_PROPERTY: &str = "AKRI_HTTP_DEVICE_ENDPOINT";
+
+/// A set of endpoints, in one order on every node (rule 10), whatever order they were reported in.
+///
+/// It is held as text and written to the wire from there: 40,000 devices as generated `Device`s would take over 20 MB,
+/// which the 24 Mi that Akri's chart grants (rule 17) does not have.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct DeviceList {
+    /// Sorted, each endpoint followed by a line feed.
+    pub(crate) text: String,
+    pub(crate) len: usize,
+    pub(crate) encoded_len: usize,
+}
+
+impl DeviceList {
+    /// How many devices there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no device; that is a list like any other.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The endpoints in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.text.lines()
+    }
+
+    /// The size of this list as a `DiscoverResponse`, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        self.encoded_len
+    }
+
+    /// Writes the list as a `DiscoverResponse`: `encoded_len` bytes.
+    pub fn encode(&self, buffer: &mut impl BufMut) {
+        self.iter()
+            .for_each(|endpoint| encode_device(endpoint, buffer));
+    }
+
+    /// The endpoints that are only in `other`, in their order.
+    pub fn missing_from<'a>(&'a self, other: &'a DeviceList) -> impl Iterator<Item = &'a str> {
+        let mut mine = self.iter().peekable();
+        other.iter().filter(move |theirs| {
+            while mine.next_if(|endpoint| endpoint < theirs).is_some() {}
+            mine.peek() != Some(theirs)
+        })
+    }
+
+    /// Devices that Akri cannot tell apart, because their Instances get the same name (rule 12).
+    /// Only for shared devices: otherwise the node's name is hashed too, and that is the Agent's.
+    pub fn collisions(&self) -> Vec<Collision> {
+        let mut hashes: Vec<(u32, u32)> = (self.iter().zip(0..))
+            .map(|(endpoint, index)| (instance_hash(endpoint), index))
+            .collect();
+        hashes.sort_unstable();
+        let mut pairs: Vec<(u32, u32, u32)> = hashes
+            .windows(2)
+            .filter_map(|pair| match *pair {
+                [(hash, first), (same, second)] if hash == same => Some((first, second, hash)),
+                _ => None,
+            })
+            .collect();
+        if pairs.is_empty() {
+            return Vec::new();
+        }
+        pairs.sort_unstable();
+        let endpoints: Vec<&str> = self.iter().collect();
+        let name = |index: u32| endpoints.get(index as usize).map(|name| name.to_string());
+        pairs
+            .into_iter()
+            .filter_map(|(first, second, hash)| {
+                Some(Collision {
+                    hash: format!("{hash:06x}"),
+                    devices: [name(first)?, name(second)?],
+                })
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for DeviceList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceList({} devices)", self.len)
+    }
+}
+
+/// Two devices whose Instances get the same name: the second one vanishes silently (rule 12).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collision {
+    /// The hash as it stands in the Instance's name.
+    pub hash: String,
+    /// Their ids.
+    pub devices: [String; 2],
+}
+
+/// BLAKE2b of a shared device's id, 3 bytes (rule 12).
+fn instance_hash(id: &str) -> u32 {
+    let digest: [u8; 3] = Blake2b::<U3>::digest(id).into();
+    let [a, b, c] = digest;
+    u32::from_be_bytes([0, a, b, c])
+}
+
+// The wire form of one `Device`, as discovery.proto has it: id = 1, properties = 2 with key = 1 and value = 2.
+
+fn string_len(value: &str) -> usize {
+    1 + encoded_len_varint(value.len() as u64) + value.len()
+}
+
+fn property_len(key: &str, value: &str) -> usize {
+    string_len(key) + string_len(value)
+}
+
+fn nested_len(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64) + len
+}
+
+/// What one device adds to a `DiscoverResponse`, in bytes.
+pub(crate) fn encoded_device_len(endpoint: &str) -> usize {
+    nested_len(device_len(endpoint))
+}
+
+fn device_len(endpoint: &str) -> usize {
+    string_len(endpoint)
+        + nested_len(property_len(PROTOCOL_PROPERTY.0, PROTOCOL_PROPERTY.1))
+        + nested_len(property_len(ENDPOINT_PROPERTY, endpoint))
+}
+
+const FIRST_FIELD: u8 = 1 << 3 | 2;
+const SECOND_FIELD: u8 = 2 << 3 | 2;
+
+fn encode_string(field: u8, value: &str, buffer: &mut impl BufMut) {
+    buffer.put_u8(field);
+    encode_varint(value.len() as u64, buffer);
+    buffer.put_slice(value.as_bytes());
+}
+
+fn encode_property(key: &str, value: &str, buffer: &mut impl BufMut) {
+    buffer.put_u8(SECOND_FIELD);
+    encode_varint(property_len(key, value) as u64, buffer);
+    encode_string(FIRST_FIELD, key, buffer);
+    encode_string(SECOND_FIELD, value, buffer);
+}
+
+fn encode_device(endpoint: &str, buffer: &mut impl BufMut) {
+    buffer.put_u8(FIRST_FIELD);
+    encode_varint(device_len(endpoint) as u64, buffer);
+    encode_string(FIRST_FIELD, endpoint, buffer);
+    encode_property(PROTOCOL_PROPERTY.0, PROTOCOL_PROPERTY.1, buffer);
+    encode_property(ENDPOINT_PROPERTY, endpoint, buffer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use akri_http_proto::v0::DiscoverResponse;
+    use prost::Message;
+
+    fn read(body: impl AsRef<[u8]>) -> DeviceList {
+        let mut reader = crate::lines::ListReader::new(1 << 22);
+        reader.push(body.as_ref()).unwrap();
+        reader.finish().unwrap()
+    }
+
+    #[test]
+    fn the_message_is_what_prost_makes_of_the_same_devices() {
+        let long = format!("http://host/{}", "x".repeat(300));
+        let list = read(format!("http://b:80\nhttp://a:80\ndevice:8000\n{long}"));
+        let mut bytes = Vec::new();
+        list.encode(&mut bytes);
+        assert_eq!(bytes.len(), list.encoded_len());
+
+        let response = DiscoverResponse::decode(bytes.as_slice()).unwrap();
+        assert_eq!(response.encoded_len(), list.encoded_len());
+        assert_eq!(response.devices.len(), list.len());
+        for (device, endpoint) in response.devices.iter().zip(list.iter()) {
+            assert_eq!(device.id, endpoint);
+            let mut properties: Vec<_> = device.properties.iter().collect();
+            properties.sort();
+            assert_eq!(
+                properties,
+                [
+                    (&"AKRI_HTTP".to_string(), &"http".to_string()),
+                    (
+                        &"AKRI_HTTP_DEVICE_ENDPOINT".to_string(),
+                        &endpoint.to_string()
+                    ),
+                ]
+            );
+            assert!(device.mounts.is_empty() && device.device_specs.is_empty());
+        }
+    }
+
+    #[test]
+    fn rule_12_names_the_devices_that_akri_cannot_tell_apart() {
+        assert_eq!(instance_hash("my_shared_device"), 0x4294ea);
+        let list = read("http://10.1.12.9:8080\nhttp://10.1.0.194:8080\nhttp://c:80");
+        assert_eq!(
+            list.collisions(),
+            [Collision {
+                hash: "7e27fd".into(),
+                devices: [
+                    "http://10.1.0.194:8080".into(),
+                    "http://10.1.12.9:8080".into()
+                ],
+            }]
+        );
+        assert_eq!(list.len(), 3);
+    }
+
+    #[test]
+    fn the_difference_of_two_lists_names_what_came() {
+        let (one, two) = (read("a:1\nb:1\nd:1"), read("b:1\nc:1\nd:1\ne:1"));
+        assert_eq!(one.missing_from(&two).collect::<Vec<_>>(), ["c:1", "e:1"]);
+        assert_eq!(two.missing_from(&one).collect::<Vec<_>>(), ["a:1"]);
+    }
+}

@@ -1,0 +1,185 @@
+//! The `DiscoveryHandler` service: from a request to a stream of lists that only the Agent, or our own end, ends.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use akri_http_proto::v0::DiscoverRequest;
+use futures_util::{Stream, stream};
+use log::{info, warn};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, async_trait,
+    codec::{Codec, EncodeBuf, Encoder},
+};
+use tonic_prost::{ProstCodec, ProstDecoder};
+
+use crate::{
+    details::DiscoveryDetails,
+    devices::DeviceList,
+    poll::{Lists, Pollers},
+};
+
+/// The generated server half, see `build.rs`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/v0.DiscoveryHandler.rs"));
+}
+pub use generated::discovery_handler_server::{DiscoveryHandler, DiscoveryHandlerServer};
+
+/// How many Discover streams are open at once; each is a Configuration, or one more of it (rule 5).
+const MAX_STREAMS: usize = 10_000;
+
+/// What Discover streams there are and were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// Open now.
+    pub open: usize,
+    /// Opened so far.
+    pub opened: u64,
+    /// Ended so far.
+    pub ended: u64,
+}
+
+/// Answers Discover.
+pub struct Discovery {
+    pollers: Arc<Pollers>,
+    streams: watch::Sender<Streams>,
+    stop: CancellationToken,
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl Discovery {
+    /// `interval` and `timeout` are for details that give none; every stream ends when `stop` is cancelled.
+    pub fn new(
+        pollers: Arc<Pollers>,
+        stop: CancellationToken,
+        interval: Duration,
+        timeout: Duration,
+    ) -> Self {
+        let streams = watch::Sender::default();
+        Self {
+            pollers,
+            streams,
+            stop,
+            interval,
+            timeout,
+        }
+    }
+
+    /// Follows the streams: registering again depends on them.
+    pub fn streams(&self) -> watch::Receiver<Streams> {
+        self.streams.subscribe()
+    }
+}
+
+#[async_trait]
+impl DiscoveryHandler for Discovery {
+    type DiscoverStream = Pin<Box<dyn Stream<Item = Result<Arc<DeviceList>, Status>> + Send>>;
+
+    /// Answers at once and polls afterwards (rule 7); refuses only what can never work, and logs why (rule 8).
+    async fn discover(
+        &self,
+        request: Request<DiscoverRequest>,
+    ) -> Result<Response<Self::DiscoverStream>, Status> {
+        let details = &request.get_ref().discovery_details;
+        let details =
+            DiscoveryDetails::parse(details, self.interval, self.timeout).map_err(|error| {
+                warn!("Discover refused: {error}");
+                Status::invalid_argument(error.to_string())
+            })?;
+        let exhausted = || {
+            warn!("Discover refused: too many requests at once");
+            Status::resource_exhausted("too many Discover requests at once")
+        };
+        if self.streams.borrow().open >= MAX_STREAMS {
+            return Err(exhausted());
+        }
+        let lists = self.pollers.subscribe(&details).ok_or_else(exhausted)?;
+        info!("{details}: Discover stream opened");
+        let open = OpenStream::new(details, self.streams.clone());
+        let state = (lists, None, open, self.stop.clone());
+        Ok(Response::new(Box::pin(stream::unfold(
+            state,
+            |(mut lists, sent, open, stop)| async move {
+                let list = tokio::select! {
+                    () = stop.cancelled() => return None,
+                    list = next(&mut lists, sent.as_deref()) => list,
+                };
+                Some((Ok(list.clone()), (lists, Some(list), open, stop)))
+            },
+        ))))
+    }
+}
+
+/// The newest list, once it is another one than `sent`: a slow reader gets no queue, and rule 9 no needless message.
+async fn next(lists: &mut Lists, sent: Option<&DeviceList>) -> Arc<DeviceList> {
+    let newer = |list: &Option<Arc<DeviceList>>| list.is_some() && list.as_deref() != sent;
+    if let Ok(list) = lists.wait_for(newer).await
+        && let Some(list) = list.as_ref()
+    {
+        return list.clone();
+    }
+    // The poller is gone, which only our own end does: the stream waits for that, and withdraws nothing (rule 1).
+    std::future::pending().await
+}
+
+/// Counts a stream as open until it is dropped, by whomever.
+struct OpenStream {
+    details: DiscoveryDetails,
+    streams: watch::Sender<Streams>,
+}
+
+impl OpenStream {
+    fn new(details: DiscoveryDetails, streams: watch::Sender<Streams>) -> Self {
+        streams.send_modify(|streams| {
+            streams.open += 1;
+            streams.opened += 1;
+        });
+        Self { details, streams }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        info!("{}: Discover stream ended", self.details);
+        self.streams.send_modify(|streams| {
+            streams.open -= 1;
+            streams.ended += 1;
+        });
+    }
+}
+
+/// Requests as prost reads them, responses as [`DeviceList`] writes itself.
+#[derive(Default)]
+pub struct DiscoverCodec;
+
+impl Codec for DiscoverCodec {
+    type Encode = Arc<DeviceList>;
+    type Decode = DiscoverRequest;
+    type Encoder = ListEncoder;
+    type Decoder = ProstDecoder<DiscoverRequest>;
+
+    fn encoder(&mut self) -> ListEncoder {
+        ListEncoder
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<DiscoverRequest, DiscoverRequest>::new().decoder()
+    }
+}
+
+/// See [`DiscoverCodec`].
+pub struct ListEncoder;
+
+impl Encoder for ListEncoder {
+    type Item = Arc<DeviceList>;
+    type Error = Status;
+
+    fn encode(&mut self, list: Arc<DeviceList>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // At its size from the start: a buffer that doubles would take twice the memory.
+        buffer.reserve(list.encoded_len());
+        list.encode(buffer);
+        Ok(())
+    }
+}

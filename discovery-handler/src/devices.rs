@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use blake2::{Blake2b, Digest, digest::consts::U3};
 use bytes::BufMut;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
@@ -59,59 +58,12 @@ impl DeviceList {
             mine.peek() != Some(theirs)
         })
     }
-
-    /// Devices that Akri cannot tell apart, because their Instances get the same name (rule 12).
-    /// Only for shared devices: otherwise the node's name is hashed too, and that is the Agent's.
-    pub fn collisions(&self) -> Vec<Collision> {
-        let mut hashes: Vec<(u32, u32)> = (self.iter().zip(0..))
-            .map(|(endpoint, index)| (instance_hash(endpoint), index))
-            .collect();
-        hashes.sort_unstable();
-        let mut pairs: Vec<(u32, u32, u32)> = hashes
-            .windows(2)
-            .filter_map(|pair| match *pair {
-                [(hash, first), (same, second)] if hash == same => Some((first, second, hash)),
-                _ => None,
-            })
-            .collect();
-        if pairs.is_empty() {
-            return Vec::new();
-        }
-        pairs.sort_unstable();
-        let endpoints: Vec<&str> = self.iter().collect();
-        let name = |index: u32| endpoints.get(index as usize).map(|name| name.to_string());
-        pairs
-            .into_iter()
-            .filter_map(|(first, second, hash)| {
-                Some(Collision {
-                    hash: format!("{hash:06x}"),
-                    devices: [name(first)?, name(second)?],
-                })
-            })
-            .collect()
-    }
 }
 
 impl fmt::Debug for DeviceList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DeviceList({} devices)", self.len)
     }
-}
-
-/// Two devices whose Instances get the same name: the second one vanishes silently (rule 12).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Collision {
-    /// The hash as it stands in the Instance's name.
-    pub hash: String,
-    /// Their ids.
-    pub devices: [String; 2],
-}
-
-/// BLAKE2b of a shared device's id, 3 bytes (rule 12).
-fn instance_hash(id: &str) -> u32 {
-    let digest: [u8; 3] = Blake2b::<U3>::digest(id).into();
-    let [a, b, c] = digest;
-    u32::from_be_bytes([0, a, b, c])
 }
 
 // The wire form of one `Device`, as discovery.proto has it: id = 1, properties = 2 with key = 1 and value = 2.
@@ -202,23 +154,6 @@ mod tests {
             );
             assert!(device.mounts.is_empty() && device.device_specs.is_empty());
         }
-    }
-
-    #[test]
-    fn rule_12_names_the_devices_that_akri_cannot_tell_apart() {
-        assert_eq!(instance_hash("my_shared_device"), 0x4294ea);
-        let list = read("http://10.1.12.9:8080\nhttp://10.1.0.194:8080\nhttp://c:80");
-        assert_eq!(
-            list.collisions(),
-            [Collision {
-                hash: "7e27fd".into(),
-                devices: [
-                    "http://10.1.0.194:8080".into(),
-                    "http://10.1.12.9:8080".into()
-                ],
-            }]
-        );
-        assert_eq!(list.len(), 3);
     }
 
     #[test]

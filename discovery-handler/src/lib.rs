@@ -6,11 +6,13 @@
 //! 4. [`discover`]: the Agent's requests, and the streams that answer them; [`details`]: what a request asks for.
 //! 5. [`poll`]: when to ask the discovery service; equal requests share one poller.
 //! 6. [`fetch`]: one bounded GET.
-//! 7. [`lines`]: the reply, line by line; [`devices`]: the list, and its way onto the wire.
+//! 7. [`lines`]: the reply, line by line; [`devices`]: the list, and its way onto the wire;
+//!    [`collisions`]: what Akri will not tell apart in it.
 //! 8. [`outage`]: what fails again and again, in few log lines.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 
+pub mod collisions;
 pub mod config;
 pub mod details;
 pub mod devices;

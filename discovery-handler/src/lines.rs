@@ -244,13 +244,10 @@ fn check_endpoint(line: &str) -> Result<(), String> {
     if line.len() > MAX_ENDPOINT_BYTES {
         return Err(too_long());
     }
-    // What no URL contains (RFC 3986), and what would break a log line or an environment variable.
-    let foreign = |c: char| matches!(c, '<' | '>' | '"' | '\\' | '^' | '`' | '{' | '|' | '}');
-    if line.contains(char::is_control) {
-        return Err("has a control character".into());
-    }
-    if line.contains(|c: char| c.is_whitespace() || foreign(c) || c == '\u{feff}') {
-        return Err("is neither a URL nor host:port".into());
+    // Nearly every line is of these alone, and need not be looked at character by character.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'/' | b'-' | b'_');
+    if !line.bytes().all(plain) {
+        check_characters(line)?;
     }
     let Some((scheme, rest)) = line.split_once("://") else {
         let (host, port) = split_port(line);
@@ -267,6 +264,18 @@ fn check_endpoint(line: &str) -> Result<(), String> {
     let (host, port) = split_port(host_and_port);
     check_host(host)?;
     port.map_or(Ok(()), check_port)
+}
+
+/// What no URL contains (RFC 3986), and what would break a log line or an environment variable.
+fn check_characters(line: &str) -> Result<(), String> {
+    let foreign = |c: char| matches!(c, '<' | '>' | '"' | '\\' | '^' | '`' | '{' | '|' | '}');
+    if line.contains(char::is_control) {
+        return Err("has a control character".into());
+    }
+    if line.contains(|c: char| c.is_whitespace() || foreign(c) || c == '\u{feff}') {
+        return Err("is neither a URL nor host:port".into());
+    }
+    Ok(())
 }
 
 /// Parts `host:port`, `[v6]:port`, `host` and `[v6]`.
@@ -493,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_only_large_by_its_duplicates_is_taken() {
-        let body = "http://10.1.0.194:8080\nhttp://10.1.0.195:8080\n".repeat(200_000);
+        let body = "http://10.1.0.194:8080\nhttp://10.1.0.195:8080\n".repeat(50_000);
         assert_eq!(read(body).unwrap().len(), 2);
     }
 

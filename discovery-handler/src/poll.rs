@@ -16,8 +16,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    collisions::{Collision, InstanceHashes},
     details::DiscoveryDetails,
-    devices::{Collision, DeviceList},
+    devices::DeviceList,
     fetch::Fetcher,
     lines::{ListError, ListReader},
     outage::Outage,
@@ -163,6 +164,8 @@ pub struct Poller {
     /// The last good reply, byte for byte: the same bytes again need no parsing. None when it was too large to keep.
     body: Option<Vec<u8>>,
     list: Option<Arc<DeviceList>>,
+    hashes: InstanceHashes,
+    /// Those that were warned of.
     collisions: Vec<Collision>,
     outage: Outage,
     name: String,
@@ -177,6 +180,7 @@ impl Poller {
             shared,
             body: None,
             list: None,
+            hashes: InstanceHashes::default(),
             collisions: Vec::new(),
             outage: Outage::new(&name),
             name,
@@ -261,7 +265,9 @@ impl Poller {
     }
 
     fn warn_of_collisions(&mut self, list: &DeviceList) {
-        let collisions = list.collisions();
+        self.hashes
+            .update(self.list.as_deref().unwrap_or(&DeviceList::default()), list);
+        let collisions = self.hashes.collisions(list);
         let new = (collisions.iter()).filter(|collision| !self.collisions.contains(collision));
         for Collision { hash, devices } in new.clone().take(COLLISIONS_NAMED) {
             let [one, other] = devices;

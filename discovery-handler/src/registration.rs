@@ -21,7 +21,7 @@ use crate::{
     outage::Outage,
 };
 
-/// The first delay before another try, doubling up to twice [`MAX_RETRY`]'s half with the jitter on top.
+/// The delay before the second try; the next ones double up to [`MAX_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 
 /// Tries are at most this far apart.
@@ -43,6 +43,14 @@ pub struct Registration {
     pub shared: bool,
     /// How the Agent reaches this handler.
     pub reach: Reach,
+}
+
+impl Registration {
+    fn log(&self) {
+        let agent = self.agent_socket.display();
+        let (name, endpoint, shared) = (&self.name, &self.reach.endpoint, self.shared);
+        info!("registered with {agent} as {name} at {endpoint}, shared: {shared}");
+    }
 }
 
 /// The own socket, bound again whenever its file is lost; without one where the handler is served on TCP.
@@ -95,15 +103,35 @@ impl Own {
 struct Known {
     /// The Agent's socket when it last took our registration.
     registered_with: Option<FileId>,
-    /// The streams when it did.
-    streams: Streams,
-    /// Our endpoint has changed since.
+    /// How many streams had ended by then.
+    ended: u64,
+    /// Our endpoint was lost since.
     moved: bool,
+    /// The socket that we try to register with, and how many streams were opened before we did.
+    tried: Option<(FileId, u64)>,
 }
 
 impl Known {
+    /// The Agent behind `socket` knows us, as far as the streams tell.
+    fn registered(&mut self, socket: FileId, streams: Streams) {
+        *self = Self {
+            registered_with: Some(socket),
+            ended: streams.ended,
+            moved: false,
+            tried: None,
+        };
+    }
+
     /// Whether the Agent behind `socket` has to be told about us.
-    fn needs_us(&self, socket: FileId, now: Streams) -> bool {
+    fn needs_us(&mut self, socket: FileId, now: Streams) -> bool {
+        // An Agent that opens streams took the registration, although we did not hear so.
+        if now.open > 0
+            && self
+                .tried
+                .is_some_and(|(tried, opened)| tried == socket && now.opened > opened)
+        {
+            self.registered(socket, now);
+        }
         let Some(registered_with) = self.registered_with else {
             return true;
         };
@@ -112,8 +140,7 @@ impl Known {
         }
         // Open streams are proof of a living Agent that knows us (rule 5). Without them a new socket may have
         // an old inode number (rule 6), and an Agent that dropped the last stream may have forgotten us.
-        let forgotten = registered_with != socket || now.ended > self.streams.ended || self.moved;
-        now.open == 0 && forgotten
+        now.open == 0 && (registered_with != socket || now.ended > self.ended || self.moved)
     }
 }
 
@@ -127,18 +154,17 @@ pub async fn keep_registered(
 ) {
     let path = &registration.agent_socket;
     let shown = path.display();
-    let directory = path.parent().unwrap_or(path);
-    let mut watch = DirectoryWatch::new(directory);
+    let mut watch = DirectoryWatch::new(path.parent().unwrap_or(path));
     let mut outage = Outage::new(format!("registering with {shown}"));
     let mut known = Known {
         registered_with: None,
-        streams: *streams.borrow(),
+        ended: 0,
         moved: false,
+        tried: None,
     };
     let mut retries = retries();
-    let mut tried_with = None;
-    let mut last_try = Instant::now();
-    let mut next_try = last_try;
+    let mut last_try: Option<Instant> = None;
+    let mut next_try = Instant::now();
     let mut waiting = false;
     loop {
         if let Some(own) = &mut own {
@@ -146,49 +172,32 @@ pub async fn keep_registered(
         }
         let now = *streams.borrow_and_update();
         let socket = FileId::of(path);
-        if socket.is_none() && !std::mem::replace(&mut waiting, socket.is_none()) {
+        if socket.is_none() && !waiting {
             info!("waiting for the Agent's socket {shown}");
         }
+        waiting = socket.is_none();
         let due = socket.filter(|socket| known.needs_us(*socket, now));
         if let Some(socket) = due {
-            if tried_with != Some(socket) || last_try.elapsed() > SETTLED {
+            let new = known.tried.is_none_or(|(tried, _)| tried != socket)
+                && known.registered_with.is_none_or(|known| known != socket);
+            if new {
+                known.tried = Some((socket, now.opened));
+            }
+            if new || last_try.is_none_or(|last| last.elapsed() > SETTLED) {
                 retries = self::retries();
                 next_try = Instant::now();
             }
             if next_try <= Instant::now() {
-                (tried_with, last_try) = (Some(socket), Instant::now());
-                waiting = false;
-                let outcome = attempt(registration, socket, &mut watch).await;
-                next_try = Instant::now() + retries.next().unwrap_or(MAX_RETRY);
-                match outcome {
+                last_try = Some(Instant::now());
+                match attempt(registration, socket, &mut watch).await {
                     Ok(()) => {
                         outage.succeeded();
-                        let Registration {
-                            name,
-                            shared,
-                            reach,
-                            ..
-                        } = registration;
-                        info!(
-                            "registered with {shown} as {name} at {}, shared: {shared}",
-                            reach.endpoint
-                        );
-                        known = Known {
-                            registered_with: Some(socket),
-                            streams: now,
-                            moved: false,
-                        };
-                    }
-                    // The Agent took it although we did not hear so.
-                    Err(_) if streams.borrow().opened > now.opened && streams.borrow().open > 0 => {
-                        known = Known {
-                            registered_with: Some(socket),
-                            streams: now,
-                            moved: false,
-                        };
+                        known.registered(socket, now);
+                        registration.log();
                     }
                     Err(cause) => outage.failed(cause, "trying again, at most 5 s apart"),
                 }
+                next_try = Instant::now() + retries.next().unwrap_or(MAX_RETRY);
                 continue;
             }
         }
@@ -253,4 +262,85 @@ async fn register(registration: &Registration) -> anyhow::Result<()> {
             )
         })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_come_quickly_at_first_and_at_most_five_seconds_apart() {
+        let delays: Vec<Duration> = retries().take(50).collect();
+        assert!(delays[0] <= Duration::from_millis(100), "{delays:?}");
+        assert!(delays.iter().all(|delay| *delay <= MAX_RETRY), "{delays:?}");
+        assert!(
+            delays[40..].iter().all(|delay| *delay >= MAX_RETRY / 2),
+            "{delays:?}"
+        );
+    }
+
+    fn file(directory: &std::path::Path, name: &str) -> FileId {
+        let path = directory.join(name);
+        std::fs::write(&path, "").unwrap();
+        FileId::of(&path).unwrap()
+    }
+
+    #[test]
+    fn who_needs_a_registration() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, other) = (file(directory.path(), "a"), file(directory.path(), "b"));
+        let path = directory.path().join("a");
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::set_permissions(&path, std::fs::metadata(&path).unwrap().permissions()).unwrap();
+        let touched = FileId::of(&path).unwrap();
+        assert!(touched != agent && touched.same_inode(&agent));
+
+        let streams = |open, ended| Streams {
+            open,
+            opened: open as u64 + ended,
+            ended,
+        };
+        let mut known = Known {
+            registered_with: None,
+            ended: 0,
+            moved: false,
+            tried: None,
+        };
+        assert!(known.needs_us(agent, streams(0, 0)), "nobody was told yet");
+        known.registered(agent, streams(0, 0));
+        assert!(!known.needs_us(agent, streams(0, 0)));
+        assert!(!known.needs_us(agent, streams(2, 0)));
+        assert!(
+            !known.needs_us(agent, streams(1, 1)),
+            "one of two streams dropped"
+        );
+        assert!(
+            known.needs_us(agent, streams(0, 2)),
+            "the last stream dropped"
+        );
+        assert!(known.needs_us(other, streams(0, 0)), "another socket");
+        assert!(
+            known.needs_us(other, streams(1, 0)),
+            "another socket, old streams still open"
+        );
+        assert!(
+            known.needs_us(touched, streams(0, 0)),
+            "another socket with an old inode number"
+        );
+        assert!(
+            !known.needs_us(touched, streams(1, 0)),
+            "the same Agent's, touched"
+        );
+        known.moved = true;
+        assert!(
+            known.needs_us(agent, streams(0, 0)),
+            "our endpoint was lost"
+        );
+        assert!(!known.needs_us(agent, streams(1, 0)));
+        known.tried = Some((other, 5));
+        assert!(
+            !known.needs_us(other, streams(1, 5)),
+            "it opened a stream, so it knows us"
+        );
+    }
 }

@@ -1,6 +1,8 @@
 //! What the tests share: a handler under test, a discovery service that does as it is told, an Agent's client, the log.
 #![allow(dead_code, missing_docs)]
 
+pub mod agent;
+
 use std::{
     collections::VecDeque,
     future::Future,

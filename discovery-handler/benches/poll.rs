@@ -1,0 +1,281 @@
+//! What a poll costs, beside the walkthrough's way of doing it, and what the whole process takes.
+//!
+//! `cargo bench -p akri-http-discovery-handler`. Times vary from machine to machine; the ratios in one run do not much.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::{
+    collections::HashMap,
+    fs,
+    hint::black_box,
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use akri_http_discovery_handler::{details::DiscoveryDetails, poll::Poller};
+use akri_http_proto::v0::{
+    Device, DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
+};
+use prost::Message;
+use tonic::transport::Endpoint;
+
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+const SIZES: [usize; 4] = [9, 1_000, 10_000, 40_000];
+
+fn main() {
+    // Test runners ask each target for its list of tests; there is none here.
+    if std::env::args().any(|argument| argument == "--list") {
+        return;
+    }
+    println!(
+        "One poll's work, from the body to sent or not; median of many, and how many times cheaper\n"
+    );
+    println!("| devices | body | case | this handler | the walkthrough's way | ratio |");
+    println!("| ---: | ---: | --- | ---: | ---: | ---: |");
+    for devices in SIZES {
+        let bodies = [body(devices, 0), body(devices, 1)];
+        let theirs = median(devices, |_| {
+            black_box(the_walkthroughs_way(black_box(&bodies[0])));
+        });
+        let mut poller = poller();
+        read(&mut poller, &bodies[0]);
+        let unchanged = median(devices, |_| assert_eq!(read(&mut poller, &bodies[0]), 0));
+        row(devices, &bodies[0], "unchanged", unchanged, theirs);
+        let changed = median(devices, |n| {
+            assert!(read(&mut poller, &bodies[(n + 1) % 2]) > 0)
+        });
+        row(devices, &bodies[0], "one change", changed, theirs);
+    }
+    whole_process();
+}
+
+/// Endpoints of 22 to 25 characters; `change` makes one of them another one.
+fn body(devices: usize, change: usize) -> String {
+    let mut body = String::new();
+    for device in 0..devices {
+        let last = if device == devices / 2 { change } else { 0 };
+        let (high, low) = (device / 200 + 10, device % 200 + 10);
+        body += &format!("http://10.{}.{high}.{low}:808{last}\n", device % 2 + 100);
+    }
+    body
+}
+
+fn poller() -> Poller {
+    let second = Duration::from_secs(1);
+    let details = DiscoveryDetails::parse("http://discovery", second, second).unwrap();
+    Poller::new(&details, MAX_MESSAGE, true)
+}
+
+/// As the handler does it, in the pieces that HTTP brings; the size of the message that is sent, 0 for none.
+fn read(poller: &mut Poller, body: &str) -> usize {
+    let mut reading = poller.reading();
+    for chunk in body.as_bytes().chunks(64 * 1024) {
+        reading.push(chunk).unwrap();
+    }
+    let Some(list) = reading.finish().unwrap() else {
+        return 0;
+    };
+    let mut message = Vec::with_capacity(list.encoded_len());
+    list.encode(&mut message);
+    black_box(message).len()
+}
+
+/// The body as text, a `Device` for each line, and always a message.
+fn the_walkthroughs_way(body: &str) -> Vec<u8> {
+    let text = String::from_utf8_lossy(body.as_bytes()).into_owned();
+    let device = |endpoint: &str| Device {
+        id: endpoint.to_string(),
+        properties: HashMap::from([
+            ("AKRI_HTTP".to_string(), "http".to_string()),
+            (
+                "AKRI_HTTP_DEVICE_ENDPOINT".to_string(),
+                endpoint.to_string(),
+            ),
+        ]),
+        mounts: Vec::new(),
+        device_specs: Vec::new(),
+    };
+    let devices = text.lines().map(device).collect();
+    DiscoverResponse { devices }.encode_to_vec()
+}
+
+fn median(devices: usize, mut work: impl FnMut(usize)) -> Duration {
+    let runs = (400_000 / devices).clamp(21, 2_001);
+    let mut times: Vec<Duration> = (0..runs)
+        .map(|n| {
+            let started = Instant::now();
+            work(n);
+            started.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn row(devices: usize, body: &str, case: &str, ours: Duration, theirs: Duration) {
+    let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
+    let kilobytes = body.len() as f64 / 1e3;
+    println!("| {devices} | {kilobytes:.1} kB | {case} | {ours:.1?} | {theirs:.1?} | {ratio:.0} |");
+}
+
+/// Starts the real binary with a discovery service and an Agent's end of the streams.
+fn whole_process() {
+    println!("\nThe whole process, HTTP and gRPC included, polling ten times a second\n");
+    println!("| devices | streams | polls | messages | CPU per poll | peak resident |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (devices, streams, change) in [
+        (9, 1, false),
+        (9, 200, false),
+        (10_000, 1, false),
+        (10_000, 1, true),
+        (40_000, 1, true),
+    ] {
+        process(devices, streams, change);
+    }
+}
+
+fn process(devices: usize, streams: usize, change: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let polls = Arc::new(AtomicU64::new(0));
+    let bodies = Arc::new(Mutex::new(body(devices, 0)));
+    let port = discovery_service(bodies.clone(), polls.clone());
+    let handler = Handler(
+        Command::new(env!("CARGO_BIN_EXE_discovery-handler"))
+            .env("DISCOVERY_HANDLERS_DIRECTORY", directory.path())
+            .env("RUST_LOG", "error")
+            .spawn()
+            .unwrap(),
+    );
+    let details = format!("url: http://127.0.0.1:{port}/\ninterval: 100ms");
+    let messages = Arc::new(AtomicU64::new(0));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        for _ in 0..streams {
+            tokio::spawn(agent(
+                directory.path().join("http.sock"),
+                details.clone(),
+                messages.clone(),
+            ));
+        }
+        while messages.load(Ordering::Relaxed) < streams as u64 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = (
+            handler.cpu(),
+            polls.load(Ordering::Relaxed),
+            messages.load(Ordering::Relaxed),
+        );
+        for n in 0..30 {
+            if change {
+                *bodies.lock().unwrap() = body(devices, (n + 1) % 2);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let polls = polls.load(Ordering::Relaxed) - before.1;
+        let messages = messages.load(Ordering::Relaxed) - before.2;
+        let cpu = (handler.cpu() - before.0) / polls.max(1) as u32;
+        let peak = handler.peak_kib() as f64 / 1024.0;
+        println!("| {devices} | {streams} | {polls} | {messages} | {cpu:.0?} | {peak:.1} MiB |");
+    });
+}
+
+async fn agent(socket: std::path::PathBuf, details: String, messages: Arc<AtomicU64>) {
+    let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+    let channel = loop {
+        match endpoint.connect().await {
+            Ok(channel) => break channel,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let request = DiscoverRequest {
+        discovery_details: details,
+        ..Default::default()
+    };
+    let mut client = DiscoveryHandlerClient::new(channel);
+    let mut stream = client.discover(request).await.unwrap().into_inner();
+    while let Ok(Some(_)) = stream.message().await {
+        messages.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers every request with the body of the moment, on kept connections.
+fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (body, polls) = (body.clone(), polls.clone());
+            std::thread::spawn(move || {
+                let mut stream = stream?;
+                let mut head = Vec::new();
+                let mut byte = [0];
+                loop {
+                    stream.read_exact(&mut byte)?;
+                    head.push(byte[0]);
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        polls.fetch_add(1, Ordering::Relaxed);
+                        let body = body.lock().unwrap().clone();
+                        write!(
+                            stream,
+                            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                            body.len()
+                        )?;
+                    }
+                }
+                #[allow(unreachable_code)]
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    port
+}
+
+struct Handler(Child);
+
+impl Handler {
+    /// What all its threads have used so far.
+    fn cpu(&self) -> Duration {
+        let tasks = format!("/proc/{}/task", self.0.id());
+        let used = |task: &Path| -> u64 {
+            let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+            text.split(' ')
+                .next()
+                .and_then(|ns| ns.parse().ok())
+                .unwrap_or(0)
+        };
+        let tasks = fs::read_dir(tasks).unwrap().flatten();
+        Duration::from_nanos(tasks.map(|task| used(&task.path())).sum())
+    }
+
+    fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,382 @@
+//! The Agent knows this handler, whoever of the two comes first or goes, and hears of it no oftener than it must.
+
+mod support;
+
+use std::{
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    time::{Duration, Instant},
+};
+
+use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
+use support::{agent::Agent, *};
+use tokio::net::UnixListener;
+use tonic::Status;
+
+/// Longer than the second after which the directory is looked at again in any case.
+const LOOKED_AGAIN: Duration = Duration::from_millis(2_300);
+
+#[tokio::test]
+async fn it_registers_with_what_the_walkthrough_registers() {
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    let request = agent.registered(1).await;
+    assert_eq!(request.name, "http");
+    assert_eq!(request.endpoint, handler.socket().to_str().unwrap());
+    assert_eq!(request.endpoint_type(), EndpointType::Uds);
+    assert!(request.shared);
+}
+
+#[tokio::test]
+async fn settings_change_what_is_registered() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start_with(|config| {
+        config.discovery_handler_name = "http-2".into();
+        config.shared = false;
+        config.pod_ip.0 = Some("::1".parse().unwrap());
+        config.network_port = 0;
+    })
+    .await;
+    let agent = Agent::start(handler.directory.path());
+    let request = agent.registered(1).await;
+    assert_eq!(request.name, "http-2");
+    assert!(!request.shared);
+    assert_eq!(request.endpoint_type(), EndpointType::Network);
+    assert!(
+        request.endpoint.starts_with("http://[::1]:"),
+        "{}",
+        request.endpoint
+    );
+    let mut stream = discover(&request.endpoint, &service.url()).await.unwrap();
+    assert_eq!(stream.list().await, ["a:1"]);
+}
+
+#[tokio::test]
+async fn what_is_registered_answers_already() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = Agent::start(directory.path());
+    let config = config(directory.path());
+    let handler = Handler::run(directory, config);
+    let registered = agent.registered(1).await;
+    let connected = std::os::unix::net::UnixStream::connect(registered.endpoint);
+    assert!(connected.is_ok());
+    assert!(handler.is_running());
+}
+
+#[tokio::test]
+async fn a_late_agent_is_registered_with_within_a_fifth_of_a_second() {
+    let handler = Handler::start().await;
+    log_line(&[
+        "INFO waiting for the Agent's socket",
+        handler.directory.path().to_str().unwrap(),
+    ])
+    .await;
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let started = Instant::now();
+        let agent = Agent::start(handler.directory.path());
+        agent.registered(1).await;
+        fastest = fastest.min(started.elapsed());
+    }
+    // The others may have met a busy machine.
+    assert!(fastest < Duration::from_millis(200), "{fastest:?}");
+}
+
+#[tokio::test]
+async fn a_late_directory_is_waited_for() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("var/lib/akri");
+    let handler = Handler::run(parent, config(&directory));
+    log_line(&["waiting for the directory", directory.to_str().unwrap()]).await;
+    std::fs::create_dir_all(&directory).unwrap();
+    let started = Instant::now();
+    let agent = Agent::start(&directory);
+    agent.registered(1).await;
+    // Less than the second after which everything is looked at again: it was seen, not stumbled upon.
+    assert!(
+        started.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(handler.socket().exists());
+}
+
+#[tokio::test]
+async fn a_directory_that_is_made_anew_gets_the_own_socket_and_a_registration_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("akri");
+    std::fs::create_dir(&directory).unwrap();
+    let handler = Handler::run(parent, config(&directory));
+    let agent = Agent::start(&directory);
+    agent.registered(1).await;
+    drop(agent);
+    for _ in 0..3 {
+        std::fs::remove_dir_all(&directory).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        let agent = Agent::start(&directory);
+        let registered = agent.registered(1).await;
+        until(|| handler.socket().exists()).await;
+        let service = Service::start(list(&["a:1"])).await;
+        let mut stream = discover(&format!("unix:{}", registered.endpoint), &service.url())
+            .await
+            .unwrap();
+        assert_eq!(stream.list().await, ["a:1"]);
+    }
+    assert!(handler.is_running());
+}
+
+#[tokio::test]
+async fn rule_6_an_agent_that_restarts_without_streams_is_noticed_also_under_the_same_inode() {
+    let handler = Handler::start().await;
+    let mut inodes = Vec::new();
+    for _ in 0..5 {
+        let agent = Agent::start(handler.directory.path());
+        inodes.push(std::fs::metadata(&agent.socket).unwrap().ino());
+        agent.registered(1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(agent.count(), 1, "inodes {inodes:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_restarts_with_streams_is_registered_with_again() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    for _ in 0..3 {
+        let agent = Agent::start(handler.directory.path());
+        agent.registered(1).await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            streams.push(handler.stream(&service.details()).await);
+        }
+        for stream in &mut streams {
+            stream.list().await;
+        }
+        assert_eq!(agent.count(), 1);
+        drop(agent);
+        drop(streams);
+    }
+}
+
+#[tokio::test]
+async fn rule_5_it_does_not_register_again_while_a_stream_is_open() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    let mut one = handler.stream(&service.details()).await;
+    let two = handler.stream(&service.details()).await;
+    one.list().await;
+    drop(two);
+    // The file changes, the Agent behind it does not.
+    std::fs::set_permissions(&agent.socket, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(handler.directory.path().join("noise"), "").unwrap();
+    one.stays_quiet_for(LOOKED_AGAIN).await;
+    assert_eq!(agent.count(), 1);
+}
+
+#[tokio::test]
+async fn it_is_no_heartbeat() {
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    tokio::time::sleep(LOOKED_AGAIN).await;
+    assert_eq!(agent.count(), 1);
+}
+
+#[tokio::test]
+async fn when_the_agent_drops_the_last_stream_it_registers_again() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    let one = handler.stream(&service.details()).await;
+    let two = handler.stream(&service.details()).await;
+    drop((one, two));
+    agent.registered(2).await;
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(agent.count(), 2);
+}
+
+#[tokio::test]
+async fn an_agent_that_drops_every_stream_is_not_flooded() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    let ends = Instant::now() + Duration::from_secs(5);
+    let mut count = 0;
+    while Instant::now() < ends {
+        if agent.count() > count {
+            count = agent.count();
+            drop(handler.stream(&service.details()).await);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!((2..=10).contains(&count), "{count} registrations in 5 s");
+}
+
+#[tokio::test]
+async fn a_refused_registration_is_tried_again_with_the_cause_in_the_log() {
+    let handler = Handler::start().await;
+    let refusal = Status::internal("not on a Monday");
+    let agent = Agent::start_answering(handler.directory.path(), Some(refusal));
+    agent.registered(4).await;
+    let socket = agent.socket.to_str().unwrap();
+    let line = log_line(&["WARN registering with", socket, "not on a Monday"]).await;
+    assert!(line.contains("Internal"), "{line}");
+    agent.answer(None);
+    log_line(&["INFO registering with", socket, "works again after"]).await;
+    assert_eq!(logged(&["WARN", socket]).len(), 1);
+}
+
+#[tokio::test]
+async fn a_registration_that_the_agent_took_without_saying_so_is_not_repeated() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let refusal = Status::unavailable("too late");
+    let agent = Agent::start_answering(handler.directory.path(), Some(refusal));
+    agent.registered(1).await;
+    let mut stream = handler.stream(&service.details()).await;
+    stream.list().await;
+    tokio::time::sleep(QUIET).await;
+    let count = agent.count();
+    stream.stays_quiet_for(LOOKED_AGAIN).await;
+    assert!(agent.count() <= count + 1);
+    assert!(count <= 8, "{count}");
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_serves_is_waited_out() {
+    let handler = Handler::start().await;
+    let path = handler.directory.path().join("agent-registration.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    log_line(&[
+        "WARN registering with",
+        path.to_str().unwrap(),
+        "Connection refused",
+    ])
+    .await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_hangs_is_given_up_for_its_successor() {
+    let handler = Handler::start().await;
+    let path = handler.directory.path().join("agent-registration.sock");
+    let hanging = UnixListener::bind(&path).unwrap();
+    let _connection = soon(hanging.accept()).await.unwrap();
+    let started = Instant::now();
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_stale_own_socket_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path());
+    drop(std::os::unix::net::UnixListener::bind(config.own_socket()).unwrap());
+    let agent = Agent::start(directory.path());
+    let _handler = Handler::run(directory, config);
+    agent.registered(1).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_another_live_process_serves_is_an_error_that_says_so() {
+    let first = Handler::start().await;
+    let shutdown = std::future::pending();
+    let error = soon(akri_http_discovery_handler::run(
+        first.config.clone(),
+        shutdown,
+    ))
+    .await;
+    let error = format!("{:#}", error.unwrap_err());
+    assert!(error.contains("another live process serves"), "{error}");
+    assert!(error.contains(first.socket().to_str().unwrap()), "{error}");
+    let service = Service::start(list(&["a:1"])).await;
+    assert_eq!(first.stream(&service.url()).await.list().await, ["a:1"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path());
+    std::fs::write(config.own_socket(), "precious").unwrap();
+    let error = soon(akri_http_discovery_handler::run(
+        config.clone(),
+        std::future::pending(),
+    ))
+    .await;
+    assert!(format!("{:#}", error.unwrap_err()).contains("is no socket and is not replaced"));
+    assert_eq!(
+        std::fs::read_to_string(config.own_socket()).unwrap(),
+        "precious"
+    );
+}
+
+#[tokio::test]
+async fn a_lost_own_socket_is_bound_again_and_open_streams_live_on() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    let mut stream = handler.stream(&service.details()).await;
+    stream.list().await;
+    std::fs::remove_file(handler.socket()).unwrap();
+    until(|| handler.socket().exists()).await;
+    let mut other = handler.stream(&service.details()).await;
+    assert_eq!(other.list().await, ["a:1"]);
+    service.now(list(&["b:1"]));
+    assert_eq!(stream.list().await, ["b:1"]);
+    assert_eq!(agent.count(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_own_socket_without_streams_is_registered_again() {
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    std::fs::remove_file(handler.socket()).unwrap();
+    agent.registered(2).await;
+    assert!(handler.socket().exists());
+}
+
+#[tokio::test]
+async fn a_peer_that_vanished_without_a_word_is_noticed() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    // Its end is held open by a thread that does nothing any more.
+    let endpoint = format!("unix:{}", handler.socket().display());
+    let details = format!("url: {}\ninterval: 1h", service.url());
+    let (opened, is_open) = tokio::sync::oneshot::channel();
+    let (_gone, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let stream = runtime.block_on(async {
+            let mut stream = discover(&endpoint, &details).await.unwrap();
+            stream.list().await;
+            stream
+        });
+        opened.send(()).unwrap();
+        let _ = wait.recv();
+        drop(stream);
+    });
+    soon(is_open).await.unwrap();
+    assert_eq!(agent.count(), 1);
+    // From here on, waiting for a timer takes no time.
+    tokio::time::pause();
+    let noticed = Instant::now();
+    while agent.count() < 2 {
+        assert!(noticed.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

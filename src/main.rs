@@ -1,2 +1,2 @@
-//! Placeholder.
+//! `cargo run`: the whole flow on one machine, without a cluster.
 fn main() {}

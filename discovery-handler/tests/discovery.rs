@@ -1,4 +1,5 @@
 //! From the discovery service to the Agent's end of the stream, as long as all goes well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

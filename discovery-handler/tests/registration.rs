@@ -1,4 +1,5 @@
 //! The Agent knows this handler, whoever of the two comes first or goes, and hears of it no oftener than it must.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

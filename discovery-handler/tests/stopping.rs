@@ -1,4 +1,5 @@
 //! The end, asked for politely or not, and a start that cannot be.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -1,5 +1,11 @@
 //! What the tests share: a handler under test, a discovery service that does as it is told, an Agent's client, the log.
-#![allow(dead_code, missing_docs)]
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 pub mod agent;
 

@@ -62,8 +62,15 @@ impl DirectoryWatch {
     /// `directory` need not exist yet. Where the system gives no watch, a warning says so and looking takes its place.
     pub fn new(directory: &Path) -> Self {
         let event = Arc::new(Notify::new());
-        let notify = event.clone();
-        let watcher = notify::recommended_watcher(move |_| notify.notify_one());
+        let (notify, concerned) = (event.clone(), directory.to_path_buf());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // The parent may be a busy place: what happens beside our directory shall not wake us.
+            let concerns = |path: &PathBuf| path.starts_with(&concerned) || concerned.starts_with(path);
+            if event.is_ok_and(|event| event.kind.is_access() || !event.paths.iter().any(concerns)) {
+                return;
+            }
+            notify.notify_one();
+        });
         let mut watch = Self {
             directory: directory.to_path_buf(),
             watcher: watcher

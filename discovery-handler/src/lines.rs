@@ -193,9 +193,10 @@ impl ListReader {
     /// Brings the endpoints into their order, each once.
     fn sort(&mut self) {
         let text = &self.text;
+        // As bytes, which have the order of text and are compared faster.
         let endpoint = |(start, len): &(u32, u32)| {
-            text.get(*start as usize..(*start + *len) as usize)
-                .unwrap_or_default()
+            let bytes = text.as_bytes().get(*start as usize..(*start + *len) as usize);
+            bytes.unwrap_or_default()
         };
         if self
             .spans

@@ -8,7 +8,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use log::{info, warn};
+use log::{Level, info, log_enabled, warn};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -249,6 +249,9 @@ impl Poller {
     }
 
     fn log_change(&self, list: &DeviceList) {
+        if !log_enabled!(Level::Info) {
+            return;
+        }
         let count = list.len();
         let Some(last) = &self.list else {
             info!("{}: {count} devices", self.name);

@@ -1,0 +1,307 @@
+//! Step 2: one Configuration's requests, from Discover to its Instances.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use akri_http_proto::v0::discovery_handler_client::DiscoveryHandlerClient;
+use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
+use akri_http_proto::v0::{ByteData, Device, DiscoverRequest, DiscoverResponse};
+use anyhow::{Result, anyhow, ensure};
+use futures_util::Stream;
+use futures_util::future::try_join_all;
+use futures_util::stream::unfold;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_stream::{StreamExt, StreamMap};
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+use crate::Agent;
+use crate::instances::{DeviceList, merge};
+use crate::registration::Endpoint;
+use crate::settings::Configuration;
+use crate::state::{DiscoverError, State};
+
+/// The delay after the first failure in a row. It doubles with each further one, without a cap (rule 7).
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// Stands for the API server's part of a reconcile, so that a handler whose streams end at once does not keep a core
+/// busy. The real Agent asks again as fast as its API server lets it.
+const RECONCILE: Duration = Duration::from_millis(10);
+
+/// Discovers for one Configuration until dropped. Dropping it ends its streams and leaves its Instances.
+pub(crate) async fn discover(agent: Arc<Agent>, configuration: Configuration) {
+    let request = Request {
+        agent,
+        configuration: Arc::new(configuration),
+    };
+    let mut delay = FIRST_RETRY;
+    loop {
+        match request.open_all().await {
+            Ok(streams) => {
+                delay = FIRST_RETRY;
+                // The request is new, so its list is still empty (rule 3).
+                request.reconcile(&BTreeMap::new(), 0);
+                request.watch(streams).await;
+                log::warn!(
+                    "Configuration {}: its last stream ended",
+                    request.configuration.name
+                );
+                sleep(RECONCILE).await;
+            }
+            // Its Instances stay: the real Agent returns before it compares them with anything.
+            Err(error) => {
+                let (name, seconds) = (&request.configuration.name, delay.as_secs());
+                log::warn!(
+                    "Configuration {name}: {error}; next try in {seconds} s, whoever registers until then"
+                );
+                sleep(delay).await;
+                delay = delay.saturating_mul(2);
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Request {
+    agent: Arc<Agent>,
+    configuration: Arc<Configuration>,
+}
+
+/// The open streams, in the order of their opening. Each yields lists, and at last how it ended.
+type Streams = StreamMap<u64, Pin<Box<dyn Stream<Item = Event> + Send>>>;
+
+enum Event {
+    List(DeviceList),
+    End,
+}
+
+impl Request {
+    /// Asks every endpoint of the handler. One that fails makes the whole request fail, and the streams of the
+    /// others are dropped.
+    async fn open_all(&self) -> Result<Streams> {
+        let handler = &self.configuration.discovery_handler;
+        let endpoints = self.agent.registry.endpoints(handler);
+        ensure!(
+            !endpoints.is_empty(),
+            "no discovery handler named {handler} is registered"
+        );
+        let open = try_join_all(endpoints.into_iter().map(|e| self.open(e))).await?;
+        Ok((0..)
+            .zip(open.into_iter().map(OpenStream::events))
+            .collect())
+    }
+
+    /// Keeps the Instances as the streams say, and opens one more for every registration (rule 5), until the last
+    /// one has ended.
+    ///
+    /// As in the real Agent, a registration that arrives while `open_all` still waits is missed, and one whose
+    /// Discover fails is not tried again as long as another stream is open.
+    async fn watch(&self, mut streams: Streams) {
+        let mut registrations = self.agent.registry.subscribe();
+        let mut next_stream = streams.len() as u64;
+        let mut lists = BTreeMap::new();
+        loop {
+            let mut messages = 0;
+            tokio::select! {
+                Some((stream, event)) = streams.next() => match event {
+                    Event::List(list) => {
+                        messages = 1;
+                        lists.insert(stream, list);
+                    }
+                    Event::End => {
+                        streams.remove(&stream);
+                        lists.remove(&stream);
+                        if streams.is_empty() {
+                            return;
+                        }
+                    }
+                },
+                registered = registrations.recv() => match registered {
+                    Ok(endpoint) if endpoint.registered.name == self.configuration.discovery_handler => {
+                        match self.open(endpoint).await {
+                            Ok(stream) => {
+                                streams.insert(next_stream, stream.events());
+                                next_stream += 1;
+                            }
+                            Err(error) => log::warn!("Configuration {}: {error}", self.configuration.name),
+                        }
+                    }
+                    _ => continue,
+                },
+            }
+            self.reconcile(&lists, messages);
+        }
+    }
+
+    /// Calls Discover once. There is no time-out, as in the real Agent: an endpoint that accepts and does not answer
+    /// holds up its Configuration.
+    async fn open(&self, endpoint: Arc<Endpoint>) -> Result<OpenStream> {
+        let configuration = &self.configuration;
+        let address = &endpoint.registered.endpoint;
+        if endpoint.closed.is_cancelled() {
+            return Err(anyhow!("{address} is closed"));
+        }
+        let mut client = match connect(&endpoint).await {
+            Ok(channel) => DiscoveryHandlerClient::new(channel),
+            Err(error) => {
+                // Not reachable means gone, for all Configurations, until it registers again.
+                endpoint.closed.cancel();
+                let cause = root_cause(&error);
+                let failed = anyhow!("cannot connect to {address}: {cause}");
+                self.remember(&endpoint, Code::Unavailable, cause);
+                return Err(failed);
+            }
+        };
+        self.agent.state.send_modify(|s| s.discovers += 1);
+        let properties = configuration.discovery_properties.iter();
+        let request = DiscoverRequest {
+            discovery_details: configuration.discovery_details.clone(),
+            discovery_properties: properties
+                .map(|(k, v)| {
+                    (
+                        k.clone(),
+                        ByteData {
+                            vec: Some(v.clone()),
+                        },
+                    )
+                })
+                .collect(),
+        };
+        match client.discover(request).await {
+            Ok(response) => {
+                log::info!(
+                    "Configuration {}: discovering with {address}",
+                    configuration.name
+                );
+                let open = Counted::new(self.agent.state.clone());
+                Ok(OpenStream {
+                    messages: response.into_inner(),
+                    request: self.clone(),
+                    endpoint,
+                    _open: open,
+                })
+            }
+            Err(status) => {
+                let code = status.code();
+                self.remember(&endpoint, code, status.message().to_owned());
+                // Without the reason, as in the real Agent (rule 8).
+                Err(match code {
+                    Code::InvalidArgument => {
+                        anyhow!("{address} refuses the discovery details as invalid")
+                    }
+                    _ => anyhow!("Discover failed at {address}: {code}"),
+                })
+            }
+        }
+    }
+
+    fn remember(&self, endpoint: &Endpoint, code: Code, message: String) {
+        let configuration = self.configuration.name.clone();
+        let endpoint = endpoint.registered.endpoint.clone();
+        let error = DiscoverError {
+            configuration,
+            endpoint,
+            code,
+            message,
+        };
+        self.agent.state.send_modify(|s| s.remember_error(error));
+    }
+
+    fn reconcile(&self, lists: &BTreeMap<u64, DeviceList>, messages: u64) {
+        let found = merge(
+            &self.configuration.name,
+            &self.agent.node_name,
+            lists.values(),
+        );
+        let applies: usize = lists.values().map(|list| list.devices.len()).sum();
+        self.agent
+            .reconcile(&self.configuration.name, found, |state| {
+                state.messages += messages;
+                state.applies += applies as u64;
+            });
+    }
+}
+
+/// A Discover stream that was answered.
+struct OpenStream {
+    messages: Streaming<DiscoverResponse>,
+    request: Request,
+    endpoint: Arc<Endpoint>,
+    _open: Counted,
+}
+
+impl OpenStream {
+    fn events(self) -> Pin<Box<dyn Stream<Item = Event> + Send>> {
+        Box::pin(unfold(Some(self), |stream| async {
+            let mut stream = stream?;
+            Some(match stream.next().await {
+                Some(devices) => {
+                    let shared = stream.endpoint.registered.shared;
+                    (Event::List(DeviceList { shared, devices }), Some(stream))
+                }
+                None => (Event::End, None),
+            })
+        }))
+    }
+
+    /// The next list; `None` when the stream is over, for whatever reason.
+    async fn next(&mut self) -> Option<Vec<Device>> {
+        let name = &self.request.configuration.name;
+        let address = &self.endpoint.registered.endpoint;
+        let message = tokio::select! {
+            message = self.messages.message() => message,
+            () = self.endpoint.closed.cancelled() => Ok(None),
+        };
+        match message {
+            Ok(Some(message)) => return Some(message.devices),
+            Ok(None) => log::warn!("Configuration {name}: the stream of {address} ended"),
+            Err(status) => {
+                log::warn!(
+                    "Configuration {name}: the stream of {address} broke: {}",
+                    status.code()
+                );
+                self.request
+                    .remember(&self.endpoint, status.code(), status.message().to_owned());
+            }
+        }
+        None
+    }
+}
+
+/// One of [`State::open_streams`], as long as it lives.
+struct Counted(watch::Sender<State>);
+
+impl Counted {
+    fn new(state: watch::Sender<State>) -> Self {
+        state.send_modify(|s| s.open_streams += 1);
+        Self(state)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|s| s.open_streams -= 1);
+    }
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
+    let address = &endpoint.registered.endpoint;
+    let url = match endpoint.registered.endpoint_type {
+        EndpointType::Uds => format!("unix:{address}"),
+        EndpointType::Network => address.clone(),
+    };
+    tonic::transport::Endpoint::from_shared(url)?
+        .connect()
+        .await
+}
+
+/// tonic says "transport error" and hides the cause below.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |e| e.source())
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}

@@ -65,8 +65,10 @@ impl DirectoryWatch {
         let (notify, concerned) = (event.clone(), directory.to_path_buf());
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // The parent may be a busy place: what happens beside our directory shall not wake us.
-            let concerns = |path: &PathBuf| path.starts_with(&concerned) || concerned.starts_with(path);
-            if event.is_ok_and(|event| event.kind.is_access() || !event.paths.iter().any(concerns)) {
+            let concerns =
+                |path: &PathBuf| path.starts_with(&concerned) || concerned.starts_with(path);
+            if event.is_ok_and(|event| event.kind.is_access() || !event.paths.iter().any(concerns))
+            {
                 return;
             }
             notify.notify_one();

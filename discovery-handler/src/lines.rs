@@ -195,7 +195,9 @@ impl ListReader {
         let text = &self.text;
         // As bytes, which have the order of text and are compared faster.
         let endpoint = |(start, len): &(u32, u32)| {
-            let bytes = text.as_bytes().get(*start as usize..(*start + *len) as usize);
+            let bytes = text
+                .as_bytes()
+                .get(*start as usize..(*start + *len) as usize);
             bytes.unwrap_or_default()
         };
         if self

@@ -39,6 +39,7 @@ pub(crate) async fn discover(agent: Arc<Agent>, configuration: Configuration) {
     };
     let mut delay = FIRST_RETRY;
     loop {
+        request.handler_registered().await;
         match request.open_all().await {
             Ok(streams) => {
                 delay = FIRST_RETRY;
@@ -49,9 +50,10 @@ pub(crate) async fn discover(agent: Arc<Agent>, configuration: Configuration) {
                     "Configuration {}: its last stream ended",
                     request.configuration.name
                 );
+                // Rule 1. The real Agent does it when it has asked again with success, which is later.
+                request.reconcile(&BTreeMap::new(), 0);
                 sleep(RECONCILE).await;
             }
-            // Its Instances stay: the real Agent returns before it compares them with anything.
             Err(error) => {
                 let (name, seconds) = (&request.configuration.name, delay.as_secs());
                 log::warn!(
@@ -79,6 +81,17 @@ enum Event {
 }
 
 impl Request {
+    /// Waits until an endpoint of the handler is registered. The real Agent counts an absent handler as an error and
+    /// waits as after one (rule 7), which at a terminal only looks like a fault.
+    async fn handler_registered(&self) {
+        let mut registrations = self.agent.registry.subscribe();
+        let handler = &self.configuration.discovery_handler;
+        while self.agent.registry.endpoints(handler).is_empty() {
+            // An error means that some were missed, so that looking again is right.
+            let _ = registrations.recv().await;
+        }
+    }
+
     /// Asks every endpoint of the handler. One that fails makes the whole request fail, and the streams of the
     /// others are dropped.
     async fn open_all(&self) -> Result<Streams> {

@@ -32,7 +32,7 @@ pub(crate) struct Endpoint {
 /// The endpoints that a new request asks, and the way by which running requests hear of new ones.
 pub(crate) struct Registry {
     endpoints: Mutex<Vec<Arc<Endpoint>>>,
-    /// Only requests with an open stream listen; a waiting Configuration does not (rule 7).
+    /// A Configuration that waits after an error does not listen (rule 7).
     announcements: broadcast::Sender<Arc<Endpoint>>,
     state: watch::Sender<State>,
 }

@@ -113,11 +113,8 @@ async fn rule_1_the_end_of_a_stream_costs_every_broker_its_life() {
     let one = pair(fixture.path(), "one").await;
     std::fs::remove_file(fixture.path().join("one")).unwrap();
     drop(stream);
-    handler
-        .stream()
-        .await
-        .send(vec![named(fixture.path(), "one")])
-        .await;
+    let stream = handler.stream().await;
+    stream.send(vec![named(fixture.path(), "one")]).await;
     let again = pair(fixture.path(), "one").await;
     assert_ne!(one, again);
     are_gone(one).await;

@@ -96,15 +96,33 @@ async fn rule_6_an_agent_that_restarts_forgets_every_handler() {
 }
 
 #[tokio::test]
+async fn a_configuration_whose_handler_comes_late_discovers_at_once() {
+    let fixture = Fixture::start(None).await;
+    fixture.agent.add_configuration(configuration("c")).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut handler = Handler::serve(fixture.path(), "http.sock");
+    let registered = Instant::now();
+    handler.register(fixture.path()).await;
+    let waited = handler.called().await.at - registered;
+    assert!(waited < Duration::from_millis(900), "{waited:?}");
+}
+
+#[tokio::test]
 async fn rule_7_a_late_registration_does_not_wake_a_waiting_configuration() {
     let fixture = Fixture::start(None).await;
     let mut handler = Handler::serve(fixture.path(), "http.sock");
-    let added = Instant::now();
-    fixture.agent.add_configuration(configuration("c")).unwrap();
-    // On the test's one thread, the first try fails before the registration is sent.
-    tokio::task::yield_now().await;
     handler.register(fixture.path()).await;
-    let waited = handler.called().await.at - added;
+    fixture.agent.add_configuration(configuration("c")).unwrap();
+    let first = handler.called().await;
+    let at = first.at;
+    first.refuse(Status::unavailable("not yet"));
+    fixture
+        .agent
+        .wait_for(|s| s.discover_errors.len() == 1, SOON)
+        .await
+        .unwrap();
+    handler.register(fixture.path()).await;
+    let waited = handler.called().await.at - at;
     assert!(
         waited >= Duration::from_secs(1) && waited < Duration::from_secs(3),
         "{waited:?}"

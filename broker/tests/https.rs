@@ -1,0 +1,129 @@
+//! Devices that speak https, with certificates that are trusted, expired or unknown.
+//!
+//! `tests/tls` holds a key that protects nothing and two certificates that it signed itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use rustls::{
+    ServerConfig, ServerConnection, Stream,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use support::{Standalone, VARIABLE};
+use tokio::sync::mpsc;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/tls")
+        .join(name)
+}
+
+/// A device that answers `0.5` behind this certificate, and tells of each connection.
+fn https_device(certificate: &str) -> (SocketAddr, mpsc::Receiver<()>) {
+    let certificate = CertificateDer::from_pem_file(file(certificate)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("key.pem")).unwrap();
+    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connected, connections) = mpsc::channel(100);
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let mut connection = ServerConnection::new(config.clone()).unwrap();
+            let mut stream = Stream::new(&mut connection, &mut socket);
+            // A client that does not trust the certificate ends the handshake here.
+            if stream.read(&mut [0; 1024]).is_ok() {
+                let answer =
+                    b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\n0.5";
+                let _ = stream.write_all(answer);
+            }
+            let _ = connected.try_send(());
+        }
+    });
+    (address, connections)
+}
+
+fn standalone(device: SocketAddr, authorities: &Path) -> Standalone {
+    let endpoint = format!("https://localhost:{}", device.port());
+    let authorities = authorities.to_str().unwrap();
+    Standalone::start(
+        &[(VARIABLE, &endpoint), ("SSL_CERT_FILE", authorities)],
+        &["--interval", "100ms"],
+    )
+}
+
+#[tokio::test]
+async fn a_device_with_a_trusted_certificate_is_read() {
+    let (device, _) = https_device("valid.pem");
+    standalone(device, &file("valid.pem"))
+        .line_with(" 0.5")
+        .await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_trusted_is_one_cause_and_one_line() {
+    for (certificate, authorities, cause) in [
+        (
+            "valid.pem",
+            Path::new("/nonexistent"),
+            "invalid peer certificate: UnknownIssuer",
+        ),
+        (
+            "expired.pem",
+            &file("expired.pem"),
+            "the certificate has expired",
+        ),
+    ] {
+        let (device, mut connections) = https_device(certificate);
+        let mut broker = standalone(device, authorities);
+        let line = broker.line_with("cannot be read").await;
+        assert!(line.contains(&format!("cannot connect: {cause}")), "{line}");
+        // More than a second, so that a time in the cause would differ.
+        for _ in 0..15 {
+            connections.recv().await.unwrap();
+        }
+        broker.signal("TERM").await;
+        let (_, rest) = broker.end().await;
+        assert!(
+            matches!(&rest[..], [line] if line.ends_with("stopping")),
+            "{rest:#?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_authorities_http_is_read_all_the_same() {
+    let plain = support::healthy("0.5").await.to_string();
+    let nothing = [
+        ("SSL_CERT_FILE", "/nonexistent"),
+        ("SSL_CERT_DIR", "/nonexistent"),
+    ];
+    let mut broker = Standalone::start(&[&[(VARIABLE, &*plain)], &nothing[..]].concat(), &[]);
+    let lines = broker.lines_up_to(&format!("{plain} 0.5")).await;
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("no https device can be trusted")),
+        "{lines:#?}"
+    );
+}

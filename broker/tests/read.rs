@@ -1,0 +1,263 @@
+//! One bounded read, against devices that answer well, badly or not at all.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use akri_http_broker::{
+    endpoints::Endpoint,
+    read::{MAX_BODY_BYTES, ReadError, Reader},
+};
+use support::{canned, device, hanging, head, healthy, nobody, send};
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::mpsc};
+
+async fn read(endpoint: impl ToString) -> Result<String, ReadError> {
+    let endpoint: Endpoint = endpoint.to_string().parse().unwrap();
+    Reader::new().unwrap().read(endpoint.url()).await
+}
+
+#[tokio::test]
+async fn a_body_is_read_whole_and_unchanged() {
+    assert_eq!(read(healthy(" 0.5 °C\n").await).await.unwrap(), " 0.5 °C\n");
+    assert_eq!(read(healthy("").await).await.unwrap(), "");
+    let largest = "x".repeat(MAX_BODY_BYTES);
+    assert_eq!(read(healthy(&largest).await).await.unwrap(), largest);
+}
+
+#[tokio::test]
+async fn the_device_sees_who_asks_and_for_what() {
+    let (heads, mut seen) = mpsc::channel(1);
+    let address = device(move |head, stream| {
+        let heads = heads.clone();
+        async move {
+            heads.send(head).await.unwrap();
+            send(stream, b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()).await;
+        }
+    })
+    .await;
+    assert_eq!(
+        read(format!("user:pass@{address}/sensor?unit=C"))
+            .await
+            .unwrap(),
+        ""
+    );
+    let head = seen.recv().await.unwrap();
+    assert!(
+        head.starts_with("GET /sensor?unit=C HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains(concat!(
+            "user-agent: akri-http-broker/",
+            env!("CARGO_PKG_VERSION")
+        )),
+        "{head}"
+    );
+    assert!(
+        head.contains("authorization: Basic dXNlcjpwYXNz\r\n"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let address = device({
+        let connections = connections.clone();
+        move |_, mut stream| {
+            connections.fetch_add(1, Ordering::SeqCst);
+            async move {
+                loop {
+                    stream
+                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n1")
+                        .await
+                        .unwrap();
+                    if head(&mut stream).await.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    let endpoint: Endpoint = address.to_string().parse().unwrap();
+    let reader = Reader::new().unwrap();
+    for _ in 0..5 {
+        assert_eq!(reader.read(endpoint.url()).await.unwrap(), "1");
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn only_2xx_counts() {
+    for (line, shown) in [
+        ("404 Not Found", "answered 404 Not Found"),
+        ("500 Oops", "answered 500 Internal Server Error"),
+        ("304 Not Modified", "answered 304 Not Modified"),
+    ] {
+        let answer = format!("HTTP/1.1 {line}\r\ncontent-length: 3\r\n\r\n0.5");
+        let error = read(canned(answer).await).await.unwrap_err();
+        assert!(matches!(error, ReadError::Status(_)));
+        assert_eq!(error.to_string(), shown);
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let announced = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+        MAX_BODY_BYTES + 1
+    );
+    let announced = [announced.into_bytes(), vec![b'x'; MAX_BODY_BYTES + 1]].concat();
+    assert_eq!(
+        read(canned(announced).await).await,
+        Err(ReadError::TooLarge)
+    );
+
+    let endless = device(|_, mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+    })
+    .await;
+    assert_eq!(read(endless).await, Err(ReadError::TooLarge));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_drip_is_given_up() {
+    let drip = device(|_, mut stream| async move {
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+            .await;
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    })
+    .await;
+    let error = read(drip).await.unwrap_err();
+    assert_eq!(error, ReadError::TimedOut);
+    assert_eq!(error.to_string(), "no complete answer within 5s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_never_answers_is_given_up() {
+    assert_eq!(read(hanging().await).await, Err(ReadError::TimedOut));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_no_answer() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0.5",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\n0.5\r\n",
+        "HTTP/1.1 200 OK\r\n",
+        "",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+    ] {
+        let error = read(canned(answer).await).await.unwrap_err();
+        assert!(
+            matches!(&error, ReadError::NoAnswer(_)),
+            "{answer:?}: {error:?}"
+        );
+        assert!(
+            error.to_string().starts_with("no complete answer: "),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_text_is_refused() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\xff\xfe\x00\x01";
+    assert_eq!(read(canned(*answer).await).await, Err(ReadError::NotText));
+}
+
+#[tokio::test]
+async fn a_refused_connection_says_so() {
+    let error = read(nobody().await).await.unwrap_err();
+    assert!(matches!(error, ReadError::NoConnection(_)), "{error:?}");
+    assert!(error.to_string().contains("Connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_name_says_so() {
+    // A label of 64 bytes: no resolver asks the network for it.
+    let error = read(format!("http://{}/", "x".repeat(64)))
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("cannot connect: failed to lookup address"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn https_with_a_plain_http_device_is_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        send(stream, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()).await;
+    });
+    let error = read(format!("https://{address}")).await.unwrap_err();
+    assert!(matches!(error, ReadError::NoConnection(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn redirects_on_the_device_are_followed() {
+    let address = device(|head, stream| {
+        let answer = if head.starts_with("GET /sensor ") {
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n0.5"
+        } else {
+            "HTTP/1.1 302 Found\r\nlocation: /sensor\r\ncontent-length: 0\r\n\r\n"
+        };
+        send(stream, answer.into())
+    })
+    .await;
+    assert_eq!(read(address).await.unwrap(), "0.5");
+}
+
+#[tokio::test]
+async fn redirects_without_end_or_to_another_host_are_not_followed() {
+    let elsewhere = healthy("secret").await.port();
+    for (location, shown) in [
+        (
+            "/".to_owned(),
+            "redirect not followed: more than 5 redirects",
+        ),
+        (
+            format!("http://localhost:{elsewhere}/"),
+            "redirect not followed: redirected to another host",
+        ),
+    ] {
+        let answer =
+            format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        let error = read(canned(answer).await).await.unwrap_err();
+        assert!(matches!(error, ReadError::Redirect(_)), "{error:?}");
+        assert_eq!(error.to_string(), shown);
+    }
+}
+
+#[tokio::test]
+async fn an_error_holds_no_secret() {
+    let error = read(format!(
+        "http://user:secret@{}/?token=secret",
+        nobody().await
+    ))
+    .await
+    .unwrap_err();
+    assert!(
+        !format!("{error} {error:?}").contains("secret"),
+        "{error:?}"
+    );
+}

@@ -1,0 +1,162 @@
+//! Devices that misbehave, and the real binary as a child process.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::{TcpListener, TcpStream},
+    process::{Child, ChildStderr, Command},
+    time::{Instant, timeout, timeout_at},
+};
+
+/// Longer than anything here takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const VARIABLE: &str = "AKRI_HTTP_DEVICE_ENDPOINT";
+
+/// A device that hands each connection, with the request's head already read, to `answer`.
+pub async fn device<F, A>(answer: F) -> SocketAddr
+where
+    F: Fn(String, TcpStream) -> A + Send + 'static,
+    A: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if let Some(head) = head(&mut stream).await {
+                tokio::spawn(answer(head, stream));
+            }
+        }
+    });
+    address
+}
+
+/// A device that answers each request with these bytes, and closes the connection.
+pub async fn canned(answer: impl Into<Vec<u8>>) -> SocketAddr {
+    let answer = answer.into();
+    device(move |_, stream| send(stream, answer.clone())).await
+}
+
+/// A device that answers 200 with this body.
+pub async fn healthy(body: &str) -> SocketAddr {
+    canned(format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    ))
+    .await
+}
+
+/// A device that takes the request and never answers.
+pub async fn hanging() -> SocketAddr {
+    device(|_, stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await
+}
+
+/// An address where nothing listens.
+pub async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+pub async fn send(mut stream: TcpStream, bytes: Vec<u8>) {
+    let _ = stream.write_all(&bytes).await;
+    let _ = stream.shutdown().await;
+}
+
+/// The next request's head; `None` when the client is gone.
+pub async fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
+}
+
+/// The real `standalone`, with nothing in its environment but what a test puts there.
+pub struct Standalone {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Standalone {
+    pub fn start(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_standalone"))
+            .env_clear()
+            // The same log on a machine without CA certificates.
+            .env(
+                "SSL_CERT_FILE",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/valid.pem"),
+            )
+            .envs(variables.iter().copied())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, log }
+    }
+
+    /// The next line of the log that contains `text`; those before it are dropped.
+    pub async fn line_with(&mut self, text: &str) -> String {
+        self.lines_up_to(text).await.pop().unwrap()
+    }
+
+    /// The lines of the log up to the first that contains `text`.
+    pub async fn lines_up_to(&mut self, text: &str) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = Vec::new();
+        loop {
+            let line = timeout_at(deadline, self.log.next_line())
+                .await
+                .unwrap_or_else(|_| panic!("no line with {text:?} in {lines:#?}"))
+                .unwrap()
+                .unwrap_or_else(|| panic!("the log ended without {text:?}: {lines:#?}"));
+            let found = line.contains(text);
+            lines.push(line);
+            if found {
+                return lines;
+            }
+        }
+    }
+
+    pub async fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id().unwrap());
+        assert!(
+            Command::new("/bin/sh")
+                .args(["-c", &kill])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// How it ended, and the rest of its log.
+    pub async fn end(mut self) -> (ExitStatus, Vec<String>) {
+        timeout(PATIENCE, async {
+            let mut lines = Vec::new();
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                lines.push(line);
+            }
+            (self.child.wait().await.unwrap(), lines)
+        })
+        .await
+        .expect("the process did not end")
+    }
+}

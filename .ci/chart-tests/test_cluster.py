@@ -1,0 +1,87 @@
+"""What the chart says of the cluster that it is installed on, and the notes that it leaves."""
+
+import pytest
+from chart import CHART, helm, only, template
+from cluster import cluster
+
+
+def install(tmp_path, configurations, *arguments, values=None):
+    """A real `helm install`, up to where it would write, with these Configurations already there; None: no CRDs."""
+    with cluster(tmp_path, configurations) as kubeconfig:
+        return helm(
+            *("install", "akri-http", CHART, "--dry-run=server", "--disable-openapi-validation"),
+            *("--kubeconfig", kubeconfig, *arguments),
+            values=values,
+            environment={"HOME": str(tmp_path), "KUBECONFIG": str(kubeconfig)},
+        )
+
+
+def notes(tmp_path, *arguments, configurations=(), values=None):
+    """NOTES.txt as `helm install` prints it."""
+    run = install(tmp_path, configurations, *arguments, values=values)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split("\nNOTES:\n")[1]
+
+
+def test_without_akris_crds_an_installation_says_what_to_install(tmp_path):
+    run = install(tmp_path, None)
+    assert run.returncode != 0
+    assert "this cluster has no Configurations (akri.sh/v0)" in run.stderr
+    assert "helm install akri akri-helm-charts/akri" in run.stderr
+
+
+def test_without_akris_crds_the_chart_still_renders_offline():
+    assert only(template(), "Configuration")
+
+
+def test_without_configurations_no_crds_are_needed(tmp_path):
+    text = notes(tmp_path, configurations=None, values={"configurations": []})
+    assert "no Configurations in this release" in text
+    assert "Akri's CRDs (akri.sh/v0) were not seen" in text
+
+
+def test_changed_details_are_refused_because_akri_would_ignore_them(tmp_path):
+    there = only(template(), "Configuration")
+    there["spec"]["discoveryHandler"]["discoveryDetails"] = "http://elsewhere/"
+    run = install(tmp_path, [there])
+    assert run.returncode != 0
+    assert 'the cluster\'s Configuration "akri-http" has other discovery details' in run.stderr
+    assert "kubectl --namespace default delete akric akri-http" in run.stderr
+
+
+def test_the_same_details_are_no_reason_to_refuse(tmp_path):
+    run = install(tmp_path, [only(template(), "Configuration")])
+    assert "discovery details" not in run.stderr
+
+
+def test_the_same_properties_are_no_reason_to_refuse(tmp_path):
+    values = "helm/examples/details-and-properties.yaml"
+    there = [thing for thing in template("--values", values) if thing["kind"] == "Configuration"]
+    run = install(tmp_path, there, "--values", values)
+    assert "discovery details" not in run.stderr
+
+
+def test_the_notes_name_what_was_installed(tmp_path):
+    text = notes(tmp_path, "--namespace", "edge", "--set", "mockDevices.enabled=true")
+    assert "kubectl --namespace edge rollout status daemonset/akri-http-discovery-handler" in text
+    assert "helm test akri-http --namespace edge --logs" in text
+    assert "logs --selector akri.sh/configuration=akri-http" in text
+    assert "kubectl label namespace edge --overwrite pod-security.kubernetes.io/enforce=privileged" in text
+    assert "Nothing in this release" not in text
+    assert "not seen" not in text
+
+
+def test_the_notes_say_that_nobody_answers_at_the_default_address(tmp_path):
+    assert 'Nothing in this release answers at "discovery", which akri-http polls' in notes(tmp_path)
+
+
+def test_the_notes_leave_out_what_was_not_installed(tmp_path):
+    text = notes(tmp_path, values={"handler": {"enabled": False}, "configurations": []})
+    assert "daemonset" not in text and "helm test" not in text and "logs" not in text
+    assert "no Configurations in this release" in text
+
+
+@pytest.mark.parametrize(("details", "said"), [("http://discovery:9999/x", True), ("https://devices.example.com/", False)])
+def test_the_notes_speak_of_the_mock_only_where_it_is_polled(tmp_path, details, said):
+    values = {"configurations": [{"name": "a", "discoveryDetails": {"url": details}}]}
+    assert ("Nothing in this release answers" in notes(tmp_path, values=values)) == said

@@ -1,0 +1,237 @@
+"""What is written about the chart is true: the values, the plain manifests, Akri's values and docs/install.md."""
+
+import json
+import re
+import shlex
+
+import pytest
+import yaml
+from chart import CHART, LOWEST_KUBERNETES, ROOT, VALUES, helm, only, template
+from manifests import FOLDER, MANIFESTS, render
+from schemas import AKRI, pod_spec, validate
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+VALUES_TEXT = (CHART / "values.yaml").read_text()
+AKRI_KEYS = {
+    line
+    for line in (ROOT / ".ci/chart-tests/akri/chart-keys.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+}
+INSTALL = ROOT / "docs" / "install.md"
+# Keys of lists whose form values.yaml tells in words, because they are empty by default.
+IN_WORDS = {
+    "configurations.broker.configurationService",
+    "configurations.broker.image",
+    "configurations.broker.instanceService",
+    "configurations.broker.job",
+    "configurations.broker.ports",
+    "configurations.discoveryDetails",
+    "configurations.discoveryProperties",
+    "global",
+    "handler.updateStrategy.rollingUpdate.maxSurge",
+    "imagePullSecrets",
+}
+
+
+def resolved(schema):
+    return SCHEMA["$defs"][schema["$ref"].removeprefix("#/$defs/")] if "$ref" in schema else schema
+
+
+def schema_keys(schema, path=""):
+    """Every key that the schema knows, with a dot between levels and nothing for lists."""
+    schema = resolved(schema)
+    for key, below in schema.get("properties", {}).items():
+        name = f"{path}.{key}".lstrip(".")
+        yield name
+        yield from schema_keys(below, name)
+    if "items" in schema:
+        yield from schema_keys(schema["items"], path)
+
+
+def value_keys(values, path=""):
+    if isinstance(values, dict):
+        for key, below in values.items():
+            name = f"{path}.{key}".lstrip(".")
+            yield name
+            yield from value_keys(below, name)
+    elif isinstance(values, list):
+        for item in values:
+            yield from value_keys(item, path)
+
+
+def free(path):
+    """Whether a key is inside a map whose keys are the user's or Kubernetes', such as nodeSelector."""
+    schema = SCHEMA
+    for key in path.split("."):
+        schema = resolved(schema)
+        schema = resolved(schema["items"]) if "items" in schema else schema
+        if key not in schema.get("properties", {}):
+            return schema.get("additionalProperties") is not False
+        schema = schema["properties"][key]
+    return False
+
+
+def test_every_value_is_in_the_schema():
+    unknown = {key for key in set(value_keys(VALUES)) - set(schema_keys(SCHEMA)) if not free(key)}
+    assert unknown == set()
+
+
+def test_every_key_of_the_schema_is_in_the_values():
+    missing = set(schema_keys(SCHEMA)) - set(value_keys(VALUES))
+    in_words = {key for key in missing for words in IN_WORDS if key == words or key.startswith(f"{words}.")}
+    list_items = {key for key in missing if re.search(r"\.(env|tolerations)\.\w+$", key)}
+    assert missing - in_words - list_items == set()
+
+
+def test_every_object_of_the_schema_is_closed_or_left_to_kubernetes():
+    def walk(schema, path):
+        if isinstance(schema, dict):
+            if schema.get("type") in ("object", ["string", "object"]) and "$comment" not in schema:
+                assert "additionalProperties" in schema, path
+            for key, below in schema.items():
+                walk(below, f"{path}/{key}")
+
+    walk(SCHEMA, "")
+
+
+def test_every_value_is_explained_by_a_comment():
+    """By the nearest comment above it, which names it."""
+    obvious = {"repository", "tag", "pullPolicy", "memory", "cpu", "type", "kubernetes.io/os"}
+    comment, unexplained = "", []
+    previous = ""
+    for line in VALUES_TEXT.splitlines():
+        if line.lstrip().startswith("#"):
+            comment = comment + line if previous.lstrip().startswith("#") else line
+        elif key := re.match(r" *(?:- )?([\w./]+):", line):
+            if key[1] not in obvious and not re.search(rf"\b{key[1]}\b", comment):
+                unexplained.append(line)
+        previous = line
+    assert unexplained == []
+
+
+def test_the_handlers_settings_and_their_defaults_are_those_of_the_handler():
+    config = ROOT / "discovery-handler" / "src" / "config.rs"
+    if not config.exists():
+        pytest.skip("this tree has no handler yet")
+    handlers = dict(
+        (name.upper(), default)
+        for default, name in re.findall(r'default_value = "([^"]*)"[^\]]*\]\s*pub (\w+):', config.read_text())
+    )
+    (container,) = pod_spec(only(template("--set", "handler.network.enabled=true"), "DaemonSet"))["containers"]
+    charts = {variable["name"]: variable.get("value", "") for variable in container["env"]}
+    assert charts == handlers | {"RUST_LOG": "info"}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_plain_manifests_are_what_the_chart_renders(name):
+    assert (FOLDER / name).read_text() == render(name), "run .ci/chart --update"
+
+
+def test_there_is_no_other_plain_manifest():
+    assert {path.name for path in FOLDER.iterdir()} == MANIFESTS.keys()
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_plain_manifests_are_valid_and_say_nothing_of_helm(name):
+    text = (FOLDER / name).read_text()
+    for thing in yaml.safe_load_all(text):
+        validate(thing, LOWEST_KUBERNETES)
+        assert "namespace" not in thing["metadata"]
+    assert "Helm" not in text and "helm.sh" not in text and "# Source" not in text
+
+
+def test_the_values_for_akris_chart_have_keys_that_exist_there():
+    values = yaml.safe_load((ROOT / "helm/akri-custom-values.yaml").read_text())
+    leaves = {key for key in value_keys(values) if not any(other.startswith(f"{key}.") for other in value_keys(values))}
+    assert leaves <= AKRI_KEYS
+
+
+def test_the_values_for_akris_chart_name_the_images_and_details_of_ours():
+    custom = yaml.safe_load((ROOT / "helm/akri-custom-values.yaml").read_text())["custom"]
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    ours = VALUES["configurations"][0]
+    assert custom["discovery"]["image"]["repository"] == VALUES["images"]["discoveryHandler"]["repository"]
+    assert custom["discovery"]["image"]["tag"] == custom["configuration"]["brokerPod"]["image"]["tag"] == version
+    assert custom["configuration"]["brokerPod"]["image"]["repository"] == VALUES["images"]["standaloneBroker"]["repository"]
+    assert custom["configuration"]["name"] == ours["name"]
+    assert custom["configuration"]["discoveryDetails"] == ours["discoveryDetails"]
+    assert custom["configuration"]["discoveryHandlerName"] == VALUES["handler"]["name"]
+
+
+def test_the_chart_has_the_version_of_the_workspace():
+    cargo = (ROOT / "Cargo.toml").read_text()
+    version = re.search(r'^version = "(.*)"$', cargo, flags=re.MULTILINE)[1]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == chart["version"] == version
+
+
+def test_an_instance_as_in_akris_documents_fits_the_schema_that_we_wrote():
+    assert set(AKRI) == {"Configuration", "Instance"}
+    validate(
+        {
+            "apiVersion": "akri.sh/v0",
+            "kind": "Instance",
+            "metadata": {"name": "akri-http-4294ea"},
+            "spec": {"capacity": 1, "cdiName": "akri.sh/akri-http=4294ea", "configurationName": "akri-http", "shared": True},
+        },
+        LOWEST_KUBERNETES,
+    )
+
+
+def commands():
+    """Every command of docs/install.md, as words; continued lines are one command."""
+    text = INSTALL.read_text()
+    for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield shlex.split(line, comments=True)
+
+
+COMMANDS = list(commands())
+
+
+def options(words, *names):
+    """What follows these options, as `--name value` or `--name=value`."""
+    for index, word in enumerate(words):
+        for name in names:
+            if word == name:
+                yield words[index + 1]
+            elif word.startswith(f"{name}="):
+                yield word.split("=", 1)[1]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_file_that_a_documented_command_names_exists(words):
+    files = {file for file in options(words, "--file", "--filename", "-f", "--values") if file != "-"}
+    files |= {word for word in words if word.startswith(("helm/", "./helm/", "kubernetes/", "./kubernetes/"))}
+    for file in files:
+        path = ROOT / file
+        if words[:2] == ["docker", "build"] and not (ROOT / "Dockerfile.discovery-handler").exists():
+            pytest.skip("this tree has no Dockerfiles yet")
+        assert path.exists(), file
+
+
+HELM_COMMANDS = [w for w in COMMANDS if w[0] == "helm" and w[1] in ("install", "upgrade", "template", "show", "lint")]
+
+
+@pytest.mark.parametrize("words", HELM_COMMANDS, ids=" ".join)
+def test_every_value_that_a_documented_command_sets_exists(words):
+    known = AKRI_KEYS if "akri-helm-charts/akri" in words else set(schema_keys(SCHEMA))
+    for setting in options(words, "--set", "--set-string"):
+        key = re.sub(r"\[\d+\]", "", setting.split("=")[0])
+        assert key in known or (key.startswith("imagePullSecrets.") and "imagePullSecrets" in known), key
+
+
+@pytest.mark.parametrize("words", [w for w in HELM_COMMANDS if "./helm/akri-http" in w], ids=" ".join)
+def test_every_documented_command_for_our_chart_renders(words):
+    arguments = [word for word in words[words.index("./helm/akri-http") + 1 :] if word not in ("--install", "--wait")]
+    if words[1] == "show":
+        return
+    run = helm("template", "akri-http", CHART, "--kube-version", LOWEST_KUBERNETES, *arguments)
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_document_has_commands_for_both_routes():
+    text = [" ".join(words) for words in HELM_COMMANDS]
+    assert any("akri-helm-charts/akri --values helm/akri-custom-values.yaml" in line for line in text)
+    assert any("./helm/akri-http" in line for line in text)

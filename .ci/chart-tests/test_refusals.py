@@ -1,0 +1,101 @@
+"""Values that are refused, and the words with which they are."""
+
+import pytest
+from chart import configuration, refusal, template
+
+JOB = {"workload": "Job", "image": {"repository": "example.com/reader", "tag": "1"}}
+PORTS = {"ports": [{"name": "api", "port": 80}]}
+
+
+def handler(**keys):
+    return {"handler": keys}
+
+
+def prop(**keys):
+    return configuration(discoveryProperties=[{"name": "TOKEN"} | keys])
+
+
+# What is wrong, the values, and what the message has to say.
+REFUSED = [
+    # Unknown keys, at every level.
+    ("an unknown key at the top", {"handlers": {}}, "additional properties 'handlers' not allowed"),
+    ("an unknown key of the handler", handler(intervall="10s"), "at '/handler': additional properties 'intervall'"),
+    ("an unknown image", {"images": {"handler": {}}}, "at '/images': additional properties 'handler'"),
+    ("an unknown key of an image", {"images": {"curl": {"name": "x"}}}, "at '/images/curl': additional properties 'name'"),
+    ("an unknown key of a Configuration", configuration(details="x"), "at '/configurations/0': additional properties 'details'"),
+    ("an unknown key of the details", configuration(discoveryDetails={"url": "http://a", "Interval": "1s"}), "'Interval' not allowed"),
+    ("an unknown key of a broker", configuration(broker={"pod": {}}), "at '/configurations/0/broker': additional properties 'pod'"),
+    ("an unknown key of a reference", prop(valueFrom={"secretKeyRef": {"name": "a", "key": "b", "keys": "c"}}), "'keys' not allowed"),
+    ("an unknown key of the mock devices", {"mockDevices": {"devices": 9}}, "at '/mockDevices': additional properties 'devices'"),
+    ("an unknown key of a toleration", handler(tolerations=[{"keys": "a"}]), "additional properties 'keys' not allowed"),
+    # Types, ranges and choices.
+    ("a Configuration without a name", {"configurations": [{"discoveryDetails": "http://a"}]}, "missing property 'name'"),
+    ("a Configuration without details", {"configurations": [{"name": "a"}]}, "missing property 'discoveryDetails'"),
+    ("details without a url", configuration(discoveryDetails={"interval": "1s"}), "missing property 'url'"),
+    ("a capacity of nought", configuration(capacity=0), "at '/configurations/0/capacity': minimum: got 0, want 1"),
+    ("a capacity in words", configuration(capacity="one"), "got string, want integer"),
+    ("an unknown kind of broker", configuration(broker={"kind": "grpc"}), "at '/configurations/0/broker/kind': value must be 'standalone'"),
+    ("an unknown workload", configuration(broker={"workload": "CronJob"}), "value must be one of 'Pod', 'Job'"),
+    ("an image without a tag", configuration(broker={"image": {"repository": "nginx"}}), "properties 'tag' required, if 'repository' exists"),
+    ("a quantity that is a number", configuration(broker={"resources": {"limits": {"cpu": 1}}}), "limits/cpu': got number, want string"),
+    ("a broker property that is a number", configuration(brokerProperties={"A": 1}), "got number, want string"),
+    ("a port out of range", configuration(broker={"instanceService": {"ports": [{"name": "a", "port": 70000}]}}), "maximum: got 70,000, want 65,535"),
+    ("a hundred mock devices", {"mockDevices": {"count": 100}}, "at '/mockDevices/count': maximum: got 100, want 99"),
+    ("a message longer than the Agent accepts", handler(maxMessageBytes=4194305), "handler.maxMessageBytes: 4194305 is not from 1024 to 4194304, which is the most that the Agent accepts"),
+    ("a list of any length", handler(maxBodyBytes=0), "handler.maxBodyBytes: 0 is not from 1024 to 1073741824"),
+    ("too many redirects", handler(maxRedirects=21), "maximum: got 21, want 20"),
+    ("the name of the Agent's socket", handler(name="agent-registration"), "the Agent's own is agent-registration"),
+    ("a truth in words", handler(shared="yes"), "at '/handler/shared': got string, want boolean"),
+    ("an unknown pull policy", {"images": {"curl": {"pullPolicy": "Sometimes"}}}, "value must be one of 'Always', 'IfNotPresent', 'Never'"),
+    ("a stop that is too short", handler(terminationGracePeriodSeconds=4), "minimum: got 4, want 5"),
+    # Names.
+    ("a name of 53 characters", configuration(name="a" * 53), "has 53 characters; at most 52 fit, because Akri makes longer names of it"),
+    ("a name of 50 characters with a Job", configuration(name="a" * 50, broker=JOB), "has 50 characters; at most 49 fit with a Job"),
+    ("a name in upper case", configuration(name="Cameras"), "configurations[0].name: \"Cameras\" may have lower-case letters, digits and '-' alone"),
+    ("a name with a dot", configuration(name="a.b"), "may have lower-case letters, digits and '-' alone"),
+    ("a name that ends with a dash", configuration(name="a-"), "begins and ends with a letter or a digit"),
+    ("a Service whose name would begin with a digit", configuration(name="3d", broker={"instanceService": PORTS}), "which the name of a Service may not"),
+    ("a name twice", {"configurations": [{"name": "a", "discoveryDetails": "http://a"}] * 2}, "configurations[1].name: \"a\" is there twice"),
+    ("a handler name in upper case", handler(name="HTTP"), "handler.name: \"HTTP\" may have lower-case letters, digits, '-', '.' and '_' alone"),
+    ("a handler name with a slash", handler(name="a/b"), "because it names a socket"),
+    ("the walkthrough's pull secret", {"imagePullSecrets": [{"name": "crPullSecret"}]}, "\"crPullSecret\" cannot be the name of a Secret; Kubernetes wants lower-case letters, digits, '-' and '.', for example \"crpullsecret\""),
+    ("a relative path", handler(hostPath="var/lib/akri"), "handler.hostPath: \"var/lib/akri\" has to be an absolute path"),
+    # Times.
+    ("an interval without a unit", handler(pollInterval="10"), "handler.pollInterval: \"10\" is not a time from 100ms to 24h; write a whole number and a unit"),
+    ("an interval that is too short", handler(pollInterval="99ms"), "handler.pollInterval: \"99ms\" is not a time from 100ms to 24h"),
+    ("an interval that is too long", handler(pollInterval="25h"), "handler.pollInterval: \"25h\" is not a time"),
+    ("a timeout that is too long", handler(pollTimeout="11m"), "handler.pollTimeout: \"11m\" is not a time from 100ms to 10m"),
+    ("a connect timeout of nought", handler(connectTimeout="0s"), "handler.connectTimeout: \"0s\" is not a time"),
+    ("a time in days", handler(pollInterval="1d"), "handler.pollInterval: \"1d\" is not a time"),
+    ("an interval of the details that is too short", configuration(discoveryDetails={"url": "http://a", "interval": "1ms"}), "configurations[0].discoveryDetails.interval: \"1ms\" is not a time from 100ms to 24h"),
+    ("a timeout of the details that is too long", configuration(discoveryDetails={"url": "http://a", "timeout": "1h"}), "configurations[0].discoveryDetails.timeout: \"1h\" is not a time from 100ms to 10m"),
+    # Addresses and properties.
+    ("an address without a scheme", configuration(discoveryDetails="discovery:9999/discovery"), "configurations[0].discoveryDetails: the address of the discovery service has to begin with http:// or https://"),
+    ("an address with a space", configuration(discoveryDetails={"url": "http://a/ b"}), "may have no spaces"),
+    ("a property with a dash", configuration(discoveryProperties=[{"name": "A-B", "value": ""}]), "discoveryProperties[0].name: \"A-B\" may have letters, digits and '_' alone"),
+    ("a property without a value", prop(), "\"TOKEN\" needs either a value or a valueFrom"),
+    ("a property with two values", prop(value="a", valueFrom={"secretKeyRef": {"name": "a", "key": "b"}}), "needs either a value or a valueFrom"),
+    ("a property from nowhere", prop(valueFrom={}), "needs either a secretKeyRef or a configMapKeyRef"),
+    ("a reference without a key", prop(valueFrom={"configMapKeyRef": {"name": "a"}}), "missing property 'key'"),
+    ("a broker property with a dot", configuration(brokerProperties={"a.b": "c"}), "brokerProperties: \"a.b\" cannot name an environment variable"),
+    # Brokers and updates.
+    ("a Job with a Service", configuration(broker=JOB | {"instanceService": PORTS}), "Akri gives Services to Pods alone"),
+    ("a Job of a broker that never ends", configuration(broker={"workload": "Job"}), "the standalone broker never ends, so it cannot be a Job"),
+    ("settings of a Job for a Pod", configuration(broker={"job": {"backoffLimit": 5}}), "broker.job: is for workload Job, and this is a Pod"),
+    ("two Pods at one socket", handler(updateStrategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}), "maxSurge 1 needs handler.network.enabled=true"),
+    ("a surge beside what may be missing", handler(network={"enabled": True}, updateStrategy={"rollingUpdate": {"maxSurge": 1}}), "Kubernetes wants maxUnavailable 0, and it is 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "message"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_a_wrong_value_is_refused_in_words_that_say_why(values, message):
+    assert message in refusal(values=values)
+
+
+def test_a_password_in_an_address_is_not_repeated():
+    assert "secret" not in refusal(values=configuration(discoveryDetails="ftp://user:secret@a/"))
+
+
+@pytest.mark.parametrize("time", ["100ms", "24h", "1440m", "86400s", "86400000ms"])
+def test_the_ends_of_the_range_of_an_interval_are_accepted(time):
+    assert template(values=handler(pollInterval=time))

@@ -1,0 +1,318 @@
+"""What the chart renders: valid for Kubernetes and Akri, safe, and as the walkthrough needs it."""
+
+import copy
+
+import pytest
+from chart import (
+    CHART,
+    EXAMPLES,
+    HIGHEST_KUBERNETES,
+    LOWEST_KUBERNETES,
+    VALUES,
+    configuration,
+    helm,
+    only,
+    template,
+)
+from schemas import pod_spec, validate, violations
+
+MOCKS = {"mockDevices": {"enabled": True}}
+JOB = {"workload": "Job", "image": {"repository": "example.com/reader", "tag": "1"}}
+SERVICE = {"ports": [{"name": "api", "port": 80, "targetPort": "api"}]}
+
+# The table of value sets; the examples are more of them.
+VALUE_SETS = {
+    "the defaults": {},
+    "nothing at all": {"handler": {"enabled": False}, "configurations": []},
+    "mock devices": MOCKS,
+    "ninety-nine writable mock devices": {"mockDevices": {"enabled": True, "count": 99, "writable": True}},
+    "one mock device": {"mockDevices": {"enabled": True, "count": 1}},
+    "pull secrets everywhere": MOCKS | {"imagePullSecrets": [{"name": "crpullsecret"}, {"name": "other.secret"}]},
+    "a handler with every key": {
+        "handler": {
+            "name": "http_2.test-x",
+            "shared": False,
+            "hostPath": "/srv/akri",
+            "pollInterval": "24h",
+            "pollTimeout": "10m",
+            "connectTimeout": "100ms",
+            "maxRedirects": 0,
+            "maxBodyBytes": 1073741824,
+            "maxMessageBytes": 1000000,
+            "logLevel": "akri_http_discovery_handler=debug,info",
+            "resources": {"limits": {"memory": "64Mi"}},
+            "updateStrategy": {"type": "OnDelete"},
+            "minReadySeconds": 5,
+            "terminationGracePeriodSeconds": 30,
+            "nodeSelector": {"example.com/edge": "true"},
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+                    }
+                }
+            },
+            "priorityClassName": "system-node-critical",
+            "podAnnotations": {"example.com/a": "b"},
+            "podLabels": {"example.com/c": "d"},
+            "args": ["--extra"],
+            "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+            "volumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+            "volumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/certs", "readOnly": True}],
+        }
+    },
+    "no broker": configuration(),
+    "names that YAML would take for something else": configuration(name="1e3", broker={"kind": "standalone"}),
+    "the longest name": configuration(name="a" * 52, broker={"instanceService": SERVICE, "configurationService": SERVICE}),
+    "the longest name of a Job": configuration(name="a" * 49, broker=JOB),
+    "a name that begins with a digit": configuration(name="3d-printers", broker={"kind": "standalone"}),
+    "two Configurations": {
+        "configurations": [
+            {"name": "a", "discoveryDetails": "http://a/", "broker": {"kind": "standalone"}},
+            {"name": "b", "discoveryDetails": {"url": "https://b", "interval": "100ms"}, "capacity": 5},
+        ]
+    },
+    "a Job that is tried once": configuration(broker=JOB | {"job": {"backoffLimit": 0, "parallelism": 2, "completions": 2}}),
+    "a broker with requests alone": configuration(broker={"resources": {"requests": {"cpu": "5m"}}}),
+    "a broker with every key": configuration(
+        brokerProperties={"SITE": "north", "NUMBER": "7", "TRUTH": "true"},
+        broker={
+            "image": {"repository": "example.com/broker", "tag": "1"},
+            "command": ["/broker"],
+            "args": ["--listen", "0.0.0.0:80"],
+            "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+            "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+            "podSecurityContext": {"fsGroup": 1000, "runAsNonRoot": True},
+            "securityContext": {"allowPrivilegeEscalation": False},
+            "automountServiceAccountToken": True,
+            "serviceAccountName": "broker",
+            "terminationGracePeriodSeconds": 0,
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+            "ports": [{"name": "api", "containerPort": 80, "protocol": "TCP"}],
+            "instanceService": SERVICE,
+            "configurationService": SERVICE | {"type": "LoadBalancer"},
+        },
+    ),
+    "text that YAML would take for something else": configuration(
+        discoveryDetails="http://user:p%23ss@on:80/?a=b&c={d}#e",
+        discoveryProperties=[{"name": "EMPTY", "value": ""}, {"name": "YES", "value": "yes: [\n"}],
+        brokerProperties={"COLON": "a: b", "QUOTE": '"', "NULL": "null"},
+    ),
+}
+
+
+@pytest.mark.parametrize("version", [LOWEST_KUBERNETES, HIGHEST_KUBERNETES])
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())
+def test_what_is_rendered_is_valid_for_kubernetes_and_akri(values, version):
+    for thing in template(values=values):
+        validate(thing, version)
+
+
+def test_a_release_may_have_a_number_for_a_name():
+    for thing in template(values=MOCKS, release="7"):
+        validate(thing, LOWEST_KUBERNETES)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_each_example_renders_to_valid_objects(example):
+    for thing in template("--values", example):
+        validate(thing, LOWEST_KUBERNETES)
+        validate(thing, HIGHEST_KUBERNETES)
+
+
+@pytest.mark.parametrize("example", [None, *EXAMPLES], ids=lambda path: path.name if path else "the defaults")
+def test_lint_finds_nothing_in_the_chart(example):
+    arguments = [] if example is None else ["--values", example]
+    run = helm("lint", "--strict", CHART, *arguments)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "[WARNING]" not in run.stdout and "[ERROR]" not in run.stdout
+
+
+def test_the_chart_can_be_packaged(tmp_path):
+    run = helm("package", CHART, "--destination", tmp_path)
+    assert run.returncode == 0, run.stderr
+    (package,) = tmp_path.iterdir()
+    assert package.name == "akri-http-0.1.0.tgz"
+    assert helm("template", "akri-http", package, "--kube-version", LOWEST_KUBERNETES).returncode == 0
+
+
+def test_the_chart_promises_only_versions_of_kubernetes_that_are_checked():
+    assert LOWEST_KUBERNETES == "1.25.0"
+    assert helm("template", "akri-http", CHART, "--kube-version", "1.24.17").returncode != 0
+
+
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())
+def test_only_the_handler_and_a_broker_of_ones_own_break_the_restricted_level(values):
+    for thing in template(values=values):
+        spec = pod_spec(thing)
+        own = "example.com/broker" in str(spec)
+        if spec and thing["kind"] != "DaemonSet" and not own:
+            assert violations(spec) == [], thing["metadata"]["name"]
+            assert spec["automountServiceAccountToken"] is False
+            assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in spec["containers"])
+
+
+def test_the_restricted_check_sees_what_the_handler_needs():
+    handler = pod_spec(only(template(), "DaemonSet"))
+    assert sorted(violations(handler)) == [
+        "discovery-handler: runAsNonRoot",
+        "discovery-handler: runAsUser",
+        "volume hostPath",
+    ]
+
+
+def test_the_handler_is_root_without_any_right():
+    spec = pod_spec(only(template(), "DaemonSet"))
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+    assert spec["automountServiceAccountToken"] is False
+    assert container["resources"] == {
+        "requests": {"memory": "11Mi", "cpu": "10m"},
+        "limits": {"memory": "24Mi", "cpu": "24m"},
+    }
+
+
+def test_the_handler_uses_the_agents_path_whatever_the_path_on_the_node():
+    spec = pod_spec(only(template(values={"handler": {"hostPath": "/srv/akri"}}), "DaemonSet"))
+    (container,) = spec["containers"]
+    assert spec["volumes"][0]["hostPath"]["path"] == "/srv/akri"
+    assert container["volumeMounts"][0] == {"name": "discovery-handlers", "mountPath": "/var/lib/akri", "readOnly": False}
+    assert environment(container)["DISCOVERY_HANDLERS_DIRECTORY"] == "/var/lib/akri"
+    assert "POD_IP" not in environment(container)
+
+
+def test_over_the_network_the_directory_is_read_only_and_the_port_is_open():
+    spec = pod_spec(only(template("--set", "handler.network.enabled=true"), "DaemonSet"))
+    (container,) = spec["containers"]
+    assert container["volumeMounts"][0]["readOnly"] is True
+    assert environment(container)["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert container["ports"] == [{"name": "discovery", "containerPort": 10000, "protocol": "TCP"}]
+
+
+def test_large_numbers_reach_the_handler_as_whole_numbers():
+    (container,) = pod_spec(only(template(), "DaemonSet"))["containers"]
+    assert environment(container) == {
+        "DISCOVERY_HANDLERS_DIRECTORY": "/var/lib/akri",
+        "DISCOVERY_HANDLER_NAME": "http",
+        "SHARED": "true",
+        "POLL_INTERVAL": "10s",
+        "POLL_TIMEOUT": "5s",
+        "CONNECT_TIMEOUT": "3s",
+        "MAX_REDIRECTS": "5",
+        "MAX_BODY_BYTES": "16777216",
+        "MAX_MESSAGE_BYTES": "4194304",
+        "RUST_LOG": "info",
+    }
+
+
+def test_a_new_chart_version_alone_restarts_no_pod():
+    for thing in template(values=MOCKS):
+        if thing["kind"] in ("DaemonSet", "Deployment"):
+            labels = thing["spec"]["template"]["metadata"]["labels"]
+            assert labels == thing["spec"]["selector"]["matchLabels"]
+
+
+def test_the_default_configuration_is_the_walkthroughs():
+    spec = only(template(), "Configuration", "akri-http")["spec"]
+    assert spec["discoveryHandler"] == {"name": "http", "discoveryDetails": "http://discovery:9999/discovery"}
+    assert spec["capacity"] == 1
+    (broker,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
+    assert broker["image"] == "ghcr.io/akri-http/http-broker:0.1.0"
+    assert broker["resources"]["requests"]["{{PLACEHOLDER}}"] == "1"
+    assert broker["resources"]["limits"]["{{PLACEHOLDER}}"] == "1"
+
+
+def test_what_values_yaml_shows_is_what_holds_where_a_key_is_left_out():
+    short = copy.deepcopy(VALUES["configurations"][0])
+    short = {key: short[key] for key in ("name", "discoveryDetails")} | {"broker": {"kind": "standalone"}}
+    assert template(values={"configurations": [short]}) == template()
+
+
+def test_akri_reads_quantities_as_strings():
+    (container,) = pod_spec(only(template(values=VALUE_SETS["a broker with every key"]), "Configuration"))["containers"]
+    for part in container["resources"].values():
+        assert all(isinstance(quantity, str) for quantity in part.values())
+
+
+def test_details_given_as_a_mapping_become_yaml_text():
+    details = {"url": "https://devices/", "interval": "30s", "timeout": "1s"}
+    spec = only(template(values=configuration(discoveryDetails=details)), "Configuration")["spec"]
+    text = spec["discoveryHandler"]["discoveryDetails"]
+    assert text == "interval: 30s\ntimeout: 1s\nurl: https://devices/"
+
+
+def test_the_agent_may_read_just_the_objects_that_properties_name():
+    objects = template("--namespace", "edge", "--values", "helm/examples/details-and-properties.yaml")
+    roles = {role["metadata"]["name"]: role for role in objects if role["kind"] == "Role"}
+    bindings = {binding["metadata"]["name"]: binding for binding in objects if binding["kind"] == "RoleBinding"}
+    assert {(r["metadata"]["namespace"], str(r["rules"])) for r in roles.values()} == {
+        (namespace, str([{"apiGroups": [""], "resources": [kind], "resourceNames": [name], "verbs": ["get"]}]))
+        for namespace, kind, name in (("edge", "secrets", "discovery-token"), ("facility", "configmaps", "site"))
+    }
+    assert bindings.keys() == roles.keys()
+    for name, binding in bindings.items():
+        assert binding["roleRef"]["name"] == name
+        assert binding["metadata"]["namespace"] == roles[name]["metadata"]["namespace"]
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "akri-agent-sa", "namespace": "akri"}]
+
+
+def test_a_reference_without_a_namespace_gets_the_releases_and_not_default():
+    objects = template("--namespace", "edge", "--values", "helm/examples/details-and-properties.yaml")
+    properties = only(objects, "Configuration", "floor-1")["spec"]["discoveryHandler"]["discoveryProperties"]
+    references = [next(iter(p["valueFrom"].values())) for p in properties if "valueFrom" in p]
+    assert [reference["namespace"] for reference in references] == ["edge", "facility"]
+
+
+def test_without_references_the_agent_gets_no_right():
+    assert not [thing for thing in template() if thing["kind"] in ("Role", "RoleBinding", "ClusterRole")]
+
+
+def test_the_mock_devices_answer_at_the_addresses_of_the_walkthrough():
+    objects = template(values=MOCKS)
+    (container,) = pod_spec(only(objects, "Deployment", "device"))["containers"]
+    addresses = {argument.removeprefix("--device=") for argument in container["args"]} - {"--path=/"}
+    assert addresses == {f"http://device-{number}:8080" for number in range(1, 10)}
+    pod_labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    ports = {}
+    for service in (thing for thing in objects if thing["kind"] == "Service"):
+        assert service["spec"]["selector"].items() <= pod_labels.items()
+        ports[service["metadata"]["name"]] = {(port["port"], port["targetPort"]) for port in service["spec"]["ports"]}
+    assert ports == {f"device-{number}": {(8080, "http")} for number in range(1, 10)} | {
+        "discovery": {(9999, "http"), (8080, "http")}
+    }
+
+
+def test_helm_test_reads_the_discovery_service_and_a_device():
+    pod = only(template(values=MOCKS), "Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = pod["spec"]["containers"]
+    assert [a for a in container["args"] if a.startswith("http")] == [
+        "http://discovery:9999/discovery",
+        "http://discovery:8080/discovery",
+        "http://device-1:8080/",
+        "http://device-9:8080/",
+    ]
+
+
+def test_every_pod_pulls_with_the_secrets_that_are_given():
+    for thing in template(values=VALUE_SETS["pull secrets everywhere"]):
+        if spec := pod_spec(thing):
+            assert spec["imagePullSecrets"] == [{"name": "crpullsecret"}, {"name": "other.secret"}]
+
+
+def test_the_crds_are_not_in_the_chart():
+    assert not (CHART / "crds").exists()
+    assert "CustomResourceDefinition" not in helm("template", "akri-http", CHART, "--include-crds").stdout
+
+
+def environment(container):
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}

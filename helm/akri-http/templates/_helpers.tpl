@@ -1,0 +1,77 @@
+{{/* Names, labels and the small pieces that several objects share. */}}
+
+{{- define "akri-http.handlerName" -}}
+{{- printf "%s-discovery-handler" .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Labels of an object. Takes `root` and `component`. */}}
+{{- define "akri-http.labels" -}}
+{{ include "akri-http.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: akri-http
+app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/*
+The labels by which Pods are found, and all that Pods get: with a version in them, each new chart would restart every
+handler, and Akri deletes a node's Instances while its handler restarts. Takes `root` and `component`.
+*/}}
+{{- define "akri-http.selector" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* image and imagePullPolicy of a container. Takes `root` and `image`. */}}
+{{- define "akri-http.image" -}}
+image: {{ printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) | quote }}
+imagePullPolicy: {{ .image.pullPolicy | default "IfNotPresent" }}
+{{- end -}}
+
+{{/* What the Pod Security level `restricted` asks of a Pod. */}}
+{{- define "akri-http.restrictedPod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/* What it asks of a container, and a read-only root file system. */}}
+{{- define "akri-http.restrictedContainer" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* A Configuration's spec.discoveryHandler. Takes `root` and `configuration`. */}}
+{{- define "akri-http.discoveryHandler" -}}
+{{- $details := .configuration.discoveryDetails -}}
+name: {{ .root.Values.handler.name | quote }}
+{{- if kindIs "map" $details }}
+discoveryDetails: {{ toYaml $details | quote }}
+{{- else }}
+discoveryDetails: {{ $details | quote }}
+{{- end }}
+{{- with .configuration.discoveryProperties }}
+discoveryProperties:
+  {{- range . }}
+  - name: {{ .name | quote }}
+    {{- if hasKey . "value" }}
+    value: {{ .value | quote }}
+    {{- else }}
+    valueFrom:
+      {{- range $kind, $ref := .valueFrom }}
+      {{ $kind }}:
+        name: {{ $ref.name | quote }}
+        key: {{ $ref.key | quote }}
+        {{- /* Without a namespace the Agent looks in `default`. */}}
+        namespace: {{ $ref.namespace | default $.root.Release.Namespace | quote }}
+        optional: {{ $ref.optional | default false }}
+      {{- end }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -1,6 +1,11 @@
 //! The settings, read once at the start. A value of [`Config`] is valid.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{ArgAction, Parser, error::ErrorKind};
 
@@ -19,7 +24,7 @@ const MAX_SOCKET_PATH: usize = 107;
 const AGENT_MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// An Akri discovery handler for HTTP devices: polls a discovery URL and streams the devices to the Agent.
-#[derive(Clone, Debug, Parser)]
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "discovery-handler", version, about)]
 pub struct Config {
     /// Directory of the Agent's socket agent-registration.sock, and of this handler's own socket NAME.sock
@@ -95,6 +100,23 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// The defaults in this directory, whatever the environment says: for tests and the demo.
+    pub fn in_directory(directory: &Path) -> Self {
+        Self {
+            discovery_handlers_directory: directory.to_path_buf(),
+            discovery_handler_name: "http".into(),
+            shared: true,
+            pod_ip: PodIp(None),
+            poll_interval: Duration::from_secs(10),
+            poll_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(3),
+            max_redirects: 5,
+            max_body_bytes: 16 * 1024 * 1024,
+            max_message_bytes: AGENT_MAX_MESSAGE,
+            network_port: NETWORK_PORT,
+        }
     }
 
     /// Where this handler is served without `POD_IP`.
@@ -221,6 +243,7 @@ mod tests {
     #[test]
     fn the_defaults_are_akris() {
         let config = parse(&[]).unwrap();
+        assert_eq!(config, Config::in_directory(Path::new("/var/lib/akri")));
         assert_eq!(
             config.own_socket().to_str(),
             Some("/var/lib/akri/http.sock")

@@ -1,6 +1,6 @@
 //! One GET of the discovery service, bounded in every direction. Knows HTTP, and neither lists nor timers.
 
-use std::{error::Error, fmt, sync::Once, time::Duration};
+use std::{error::Error, fmt, io, sync::Once, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use reqwest::{
     header::{ACCEPT, HeaderMap, HeaderValue},
     redirect::Policy,
 };
+use rustls::CertificateError;
 
 use crate::config::Config;
 
@@ -67,10 +68,12 @@ impl Fetcher {
                     HeaderValue::from_static("text/plain, */*;q=0.1"),
                 )]))
                 .connect_timeout(config.connect_timeout)
+                // The discovery service is the cluster's; a proxy in the environment is for what lies beyond.
+                .no_proxy()
                 .redirect(Policy::limited(config.max_redirects))
         };
         let client = builder().build().or_else(|error| {
-            warn!("https cannot be used, http can: {}", chain(error));
+            warn!("https cannot be used, http can: {}", deepest(&error));
             builder().tls_certs_only([]).build()
         });
         Ok(Self {
@@ -123,8 +126,10 @@ impl Fetcher {
         } else if error.is_redirect() {
             let max = self.max_redirects;
             format!("more than {max} redirects, or one that cannot be followed")
+        } else if error.is_connect() {
+            format!("cannot connect: {}", deepest(&error))
         } else {
-            chain(error)
+            format!("no complete reply: {}", deepest(&error))
         })
     }
 }
@@ -158,18 +163,35 @@ fn closed_unanswered(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_timeout() && !error.is_connect()
 }
 
-/// The error with all its causes and without the URL, which may hold a password.
-fn chain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_words = cause.to_string();
-        // Some errors repeat their cause.
-        if !words.ends_with(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        source = cause.source();
+/// The innermost cause says what happened; those around it name layers, and the outermost the URL with its password.
+fn deepest(error: &(dyn Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(cause) = wrapped(deepest) {
+        deepest = cause;
     }
-    words
+    certificate_dates(deepest).map_or_else(|| deepest.to_string(), String::from)
+}
+
+/// An `io::Error` passes over the error that it wraps when it is asked for its source.
+fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// In rustls' words the time of day is part of it, so that each poll would seem to fail for another cause.
+fn certificate_dates(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    match error.downcast_ref()? {
+        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. }) => {
+            Some("the certificate has expired")
+        }
+        rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => {
+            Some("the certificate is not valid yet")
+        }
+        _ => None,
+    }
 }

@@ -193,27 +193,20 @@ impl ListReader {
     /// Brings the endpoints into their order, each once.
     fn sort(&mut self) {
         let text = &self.text;
+        let range = |(start, len): (u32, u32)| start as usize..(start + len) as usize;
         // As bytes, which have the order of text and are compared faster.
-        let endpoint = |(start, len): &(u32, u32)| {
-            let bytes = text
-                .as_bytes()
-                .get(*start as usize..(*start + *len) as usize);
-            bytes.unwrap_or_default()
-        };
-        if self
-            .spans
-            .is_sorted_by(|one, next| endpoint(one) < endpoint(next))
-        {
+        let bytes = |span: &(u32, u32)| text.as_bytes().get(range(*span)).unwrap_or_default();
+        let in_order = |one: &(u32, u32), next: &(u32, u32)| bytes(one) < bytes(next);
+        if self.spans.is_sorted_by(in_order) {
             return;
         }
         self.spans
-            .sort_unstable_by(|one, other| endpoint(one).cmp(endpoint(other)));
-        self.spans
-            .dedup_by(|one, other| endpoint(one) == endpoint(other));
+            .sort_unstable_by(|one, other| bytes(one).cmp(bytes(other)));
+        self.spans.dedup_by(|one, other| bytes(one) == bytes(other));
         let mut sorted = String::with_capacity(text.len());
         let mut encoded_len = 0;
         for span in &mut self.spans {
-            let endpoint = endpoint(span);
+            let endpoint = text.get(range(*span)).unwrap_or_default();
             *span = (sorted.len() as u32, span.1);
             encoded_len += encoded_device_len(endpoint);
             sorted.push_str(endpoint);

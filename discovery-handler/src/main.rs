@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use akri_http_discovery_handler::{config::Config, run};
 use anyhow::Context;
-use log::{error, info};
+use log::{LevelFilter, error, info};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -19,7 +19,13 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
-    env_logger::init_from_env(env_logger::Env::default().default_filter_or("info"));
+    env_logger::Builder::new()
+        .filter_level(LevelFilter::Info)
+        // What these say line by line, of a failed handshake or a directory that is gone, ours say once.
+        .filter_module("rustls_platform_verifier", LevelFilter::Off)
+        .filter_module("notify", LevelFilter::Off)
+        .parse_default_env()
+        .init();
     match start(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -108,7 +108,7 @@ async fn a_reply_that_is_cut_is_no_list() {
 async fn a_chunked_reply_that_is_cut_is_no_list() {
     stands(
         raw("200 OK\r\nTransfer-Encoding: chunked", "4\r\na:1\n\r\n"),
-        "error reading",
+        "no complete reply: ",
     )
     .await;
 }

@@ -102,7 +102,8 @@ pub async fn serve(
         .local_addr()
         .context("the listening socket has no address")?;
     log::info!(
-        "serving {} on {address}, {DISCOVERY_PATH} lists {} device(s)",
+        "listening on {address} for {} device(s) {}; {DISCOVERY_PATH} lists {}",
+        devices.paths.len(),
         devices.paths.join(" "),
         devices.discovered.len(),
     );

@@ -81,11 +81,8 @@ async fn rule_12_the_nodes_name_is_in_the_hash_of_a_device_that_is_not_shared() 
     let mut handler = Handler::serve(fixture.path(), "http.sock");
     handler.register_as(fixture.path(), "http", false).await;
     fixture.agent.add_configuration(configuration("c")).unwrap();
-    handler
-        .stream()
-        .await
-        .send(vec![device("my_local_device")])
-        .await;
+    let stream = handler.stream().await;
+    stream.send(vec![device("my_local_device")]).await;
     let state = fixture
         .agent
         .wait_for(|s| !s.instances.is_empty(), SOON)

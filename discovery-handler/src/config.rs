@@ -26,6 +26,7 @@ const AGENT_MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// An Akri discovery handler for HTTP devices: polls a discovery URL and streams the devices to the Agent.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "discovery-handler", version, about)]
+#[command(after_help = "RUST_LOG sets what is logged (default info).")]
 pub struct Config {
     /// Directory of the Agent's socket agent-registration.sock, and of this handler's own socket NAME.sock
     #[arg(long, env, default_value = "/var/lib/akri", value_parser = directory)]

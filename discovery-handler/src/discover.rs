@@ -3,12 +3,13 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use akri_http_proto::v0::DiscoverRequest;
+use async_trait::async_trait;
 use futures_util::{Stream, stream};
 use log::{info, warn};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status, async_trait,
+    Request, Response, Status,
     codec::{Codec, EncodeBuf, Encoder},
 };
 use tonic_prost::{ProstCodec, ProstDecoder};

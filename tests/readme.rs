@@ -1,0 +1,72 @@
+//! The README's settings tables say, word for word, what `--help` says.
+//!
+//! `UPDATE_README=1 cargo test --test readme` writes them anew.
+
+use std::{env, fs, path::Path};
+
+use akri_http_discovery_handler::config::Config;
+use clap::{Command, CommandFactory};
+
+/// Every binary whose table stands between `<!-- settings: NAME -->` and `<!-- end -->`.
+fn commands() -> Vec<Command> {
+    vec![
+        Config::command(),
+        akri_http_mock_device::Settings::command(),
+        akri_http_stub_agent::Settings::command(),
+        akri_http_broker::standalone::Settings::command(),
+    ]
+}
+
+fn table(command: &Command) -> String {
+    let mut table =
+        "| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n".to_string();
+    for argument in command.get_arguments() {
+        let Some(flag) = argument.get_long() else {
+            continue;
+        };
+        let code = |text: &str| {
+            if text.is_empty() {
+                String::new()
+            } else {
+                format!("`{text}`")
+            }
+        };
+        let variable = argument.get_env().unwrap_or_default().to_string_lossy();
+        let defaults = argument
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy());
+        let default = defaults.collect::<Vec<_>>().join(" ");
+        let meaning = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        table += &format!(
+            "| `--{flag}` | {} | {} | {meaning} |\n",
+            code(&variable),
+            code(&default)
+        );
+    }
+    table
+}
+
+#[test]
+fn the_settings_tables_are_what_help_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let mut readme = fs::read_to_string(&path).unwrap();
+    for command in commands() {
+        let begin = format!("<!-- settings: {} -->\n", command.get_name());
+        let (before, rest) = readme
+            .split_once(&begin)
+            .unwrap_or_else(|| panic!("no {begin}"));
+        let (found, after) = rest.split_once("<!-- end -->").unwrap();
+        let table = format!("\n{}\n", table(&command));
+        if env::var_os("UPDATE_README").is_none() {
+            assert_eq!(found, table, "README.md, table of {}", command.get_name());
+        }
+        readme = format!("{before}{begin}{table}<!-- end -->{after}");
+    }
+    if env::var_os("UPDATE_README").is_some() {
+        fs::write(path, readme).unwrap();
+    }
+}

@@ -83,7 +83,7 @@ fn a_signal_ends_it_under_an_idle_connection() {
             .split_once(" on ")
             .unwrap()
             .1
-            .split_once(',')
+            .split_once(' ')
             .unwrap()
             .0;
 

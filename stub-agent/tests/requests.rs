@@ -233,7 +233,8 @@ async fn a_handler_on_tcp_is_reached_too() {
     let mut handler = Handler::serve_network().await;
     handler.register(fixture.path()).await;
     fixture.agent.add_configuration(configuration("c")).unwrap();
-    handler.stream().await.send(vec![device("a")]).await;
+    let stream = handler.stream().await;
+    stream.send(vec![device("a")]).await;
     let state = fixture
         .agent
         .wait_for(|s| s.instances.len() == 1, SOON)

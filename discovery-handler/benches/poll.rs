@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use akri_http_discovery_handler::{details::DiscoveryDetails, poll::Poller};
+use akri_http_discovery_handler::{details::DiscoveryDetails, reading::LastReply};
 use akri_http_proto::v0::{
     Device, DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
@@ -48,12 +48,12 @@ fn main() {
         let theirs = median(devices, |_| {
             black_box(the_walkthroughs_way(black_box(&bodies[0])));
         });
-        let mut poller = poller();
-        read(&mut poller, &bodies[0]);
-        let unchanged = median(devices, |_| assert_eq!(read(&mut poller, &bodies[0]), 0));
+        let mut last = last_reply();
+        read(&mut last, &bodies[0]);
+        let unchanged = median(devices, |_| assert_eq!(read(&mut last, &bodies[0]), 0));
         row(devices, &bodies[0], "unchanged", unchanged, theirs);
         let changed = median(devices, |n| {
-            assert!(read(&mut poller, &bodies[(n + 1) % 2]) > 0)
+            assert!(read(&mut last, &bodies[(n + 1) % 2]) > 0)
         });
         row(devices, &bodies[0], "one change", changed, theirs);
     }
@@ -71,15 +71,15 @@ fn body(devices: usize, change: usize) -> String {
     body
 }
 
-fn poller() -> Poller {
+fn last_reply() -> LastReply {
     let second = Duration::from_secs(1);
     let details = DiscoveryDetails::parse("http://discovery", second, second).unwrap();
-    Poller::new(&details, MAX_MESSAGE, true)
+    LastReply::new(&details, MAX_MESSAGE, true)
 }
 
 /// As the handler does it, in the pieces that HTTP brings; the size of the message that is sent, 0 for none.
-fn read(poller: &mut Poller, body: &str) -> usize {
-    let mut reading = poller.reading();
+fn read(last: &mut LastReply, body: &str) -> usize {
+    let mut reading = last.reading();
     for chunk in body.as_bytes().chunks(64 * 1024) {
         reading.push(chunk).unwrap();
     }

@@ -4,6 +4,9 @@ use blake2::{Blake2b, Digest, digest::consts::U3};
 
 use crate::devices::DeviceList;
 
+/// How many collisions are looked into; a list may be made of nothing else.
+const MAX_COLLISIONS: usize = 100;
+
 /// Two devices whose Instances get the same name: the second one vanishes silently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collision {
@@ -32,7 +35,7 @@ impl InstanceHashes {
         self.0 = hashes;
     }
 
-    /// The devices of `list`, whose hashes these are, that share one.
+    /// The devices of `list`, whose hashes these are, that share one: the first 100 pairs.
     pub fn collisions(&self, list: &DeviceList) -> Vec<Collision> {
         let mut hashes: Vec<(u32, u32)> = self.0.iter().copied().zip(0..).collect();
         hashes.sort_unstable();
@@ -41,6 +44,7 @@ impl InstanceHashes {
                 [(hash, first), (same, second)] if hash == same => Some((hash, [first, second])),
                 _ => None,
             })
+            .take(MAX_COLLISIONS)
             .collect();
         if same.is_empty() {
             return Vec::new();

@@ -6,15 +6,17 @@
 //! 4. [`discover`]: the Agent's requests, and the streams that answer them; [`details`]: what a request asks for.
 //! 5. [`poll`]: when to ask the discovery service; equal requests share one poller.
 //! 6. [`fetch`]: one bounded GET.
-//! 7. [`lines`]: the reply, line by line; [`devices`]: the list, and its way onto the wire;
-//!    [`collisions`]: what Akri will not tell apart in it.
-//! 8. [`outage`]: what fails again and again, in few log lines.
+//! 7. [`reading`]: is it the last reply again, and if not, which list is it? [`lines`]: line by line;
+//!    [`device_endpoint`]: what a line may be.
+//! 8. [`devices`]: the list, and its way onto the wire; [`collisions`]: what Akri will not tell apart in it.
+//! 9. [`outage`]: what fails again and again, in few log lines.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 
 pub mod collisions;
 pub mod config;
 pub mod details;
+pub mod device_endpoint;
 pub mod devices;
 pub mod directory;
 pub mod discover;
@@ -23,6 +25,7 @@ pub mod fetch;
 pub mod lines;
 pub mod outage;
 pub mod poll;
+pub mod reading;
 pub mod registration;
 
 use std::{io, net::SocketAddr, pin::pin, time::Duration};

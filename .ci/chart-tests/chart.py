@@ -55,6 +55,11 @@ def only(objects, kind, name=None):
     return found[0]
 
 
+def grpc(**keys):
+    """Values with one Configuration, whose broker is of kind `grpc` and has these keys too."""
+    return configuration(broker={"kind": "grpc"} | keys)
+
+
 def configuration(**keys):
     """Values with one Configuration, which has these keys beside the required ones."""
     return {"configurations": [{"name": "cameras", "discoveryDetails": "http://discovery:9999/discovery"} | keys]}

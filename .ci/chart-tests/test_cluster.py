@@ -1,7 +1,7 @@
 """What the chart says of the cluster that it is installed on, and the notes that it leaves."""
 
 import pytest
-from chart import CHART, helm, only, template
+from chart import CHART, configuration, grpc, helm, only, template
 from cluster import cluster
 
 
@@ -73,6 +73,33 @@ def test_the_notes_name_what_was_installed(tmp_path):
 
 def test_the_notes_say_that_nobody_answers_at_the_default_address(tmp_path):
     assert 'Nothing in this release answers at "discovery", which akri-http polls' in notes(tmp_path)
+
+
+def test_the_notes_say_how_to_reach_grpc_brokers(tmp_path):
+    text = notes(tmp_path, "--namespace", "edge", values=grpc() | {"grpcClient": {"enabled": True}})
+    assert "are at cameras-svc:50051:" in text
+    assert "kubectl --namespace edge port-forward service/cameras-svc 50051\n" in text
+    assert "grpcurl -plaintext localhost:50051 http.DeviceService/ReadSensor" in text
+    assert "kubectl --namespace edge get services --selector controller=akri.sh" in text
+    assert "logs deployment/akri-http-grpc-client --follow" in text
+
+
+def test_the_notes_forward_to_the_port_that_the_service_has(tmp_path):
+    text = notes(tmp_path, values=grpc(configurationService={"ports": [{"name": "grpc", "port": 80}]}))
+    assert "are at cameras-svc:80:" in text
+    assert "port-forward service/cameras-svc 50051:80\n" in text
+    assert "grpc-client" not in text
+
+
+def test_without_a_service_the_notes_promise_no_address(tmp_path):
+    text = notes(tmp_path, values=grpc(configurationService={"enabled": False}))
+    assert "each of which knows its own device alone:" in text
+    assert "port-forward" not in text
+
+
+def test_the_notes_speak_of_grpc_only_where_it_is_used(tmp_path):
+    assert "grpc" not in notes(tmp_path).lower()
+    assert "grpc" not in notes(tmp_path, values=configuration()).lower()
 
 
 def test_the_notes_leave_out_what_was_not_installed(tmp_path):

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 import yaml
-from chart import CHART, LOWEST_KUBERNETES, ROOT, VALUES, helm, only, template
+from chart import CHART, LOWEST_KUBERNETES, ROOT, VALUES, grpc, helm, only, template
 from manifests import FOLDER, MANIFESTS, render
 from schemas import AKRI, pod_spec, validate
 
@@ -18,6 +18,8 @@ AKRI_KEYS = {
     if line and not line.startswith("#")
 }
 INSTALL = ROOT / "docs" / "install.md"
+# A setting of a binary: the name of its variable and its default.
+SETTING = re.compile(r'env = "(\w+)"[^\]]*?default_value = "([^"]*)"')
 # Keys of lists whose form values.yaml tells in words, because they are empty by default.
 IN_WORDS = {
     "configurations.broker.configurationService",
@@ -120,6 +122,30 @@ def test_the_handlers_settings_and_their_defaults_are_those_of_the_handler():
     (container,) = pod_spec(only(template("--set", "handler.network.enabled=true"), "DaemonSet"))["containers"]
     charts = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     assert charts == handlers | {"RUST_LOG": "info"}
+
+
+def test_the_grpc_port_and_settings_are_those_of_the_broker_and_the_client():
+    sources = [ROOT / "broker" / "src" / f"grpc_{name}.rs" for name in ("broker", "client")]
+    if not all(source.exists() for source in sources):
+        pytest.skip("this tree has no gRPC broker yet")
+    broker, client = (dict(SETTING.findall(source.read_text())) for source in sources)
+    (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
+    assert broker["GRPC_ENDPOINT"] == f"0.0.0.0:{container['ports'][0]['containerPort']}"
+    known = VALUES_TEXT.replace("\n      #", "")
+    for name, default in broker.items():
+        assert f"{name} ({default}" in known
+    for name in ("POLL_INTERVAL", "SENSOR_NAME"):
+        assert f"{name} ({client[name]})" in known
+
+
+def test_the_probes_ask_for_the_service_that_the_broker_serves():
+    proto = ROOT / "proto" / "http.proto"
+    if not proto.exists():
+        pytest.skip("this tree has no http.proto yet")
+    package = re.search(r"^package (\w+);", proto.read_text(), flags=re.MULTILINE)[1]
+    service = re.search(r"^service (\w+)", proto.read_text(), flags=re.MULTILINE)[1]
+    (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
+    assert container["readinessProbe"]["grpc"]["service"] == f"{package}.{service}"
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

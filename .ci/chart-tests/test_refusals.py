@@ -1,14 +1,19 @@
 """Values that are refused, and the words with which they are."""
 
 import pytest
-from chart import configuration, refusal, template
+from chart import configuration, grpc, refusal, template
 
 JOB = {"workload": "Job", "image": {"repository": "example.com/reader", "tag": "1"}}
 PORTS = {"ports": [{"name": "api", "port": 80}]}
+OFF = {"enabled": False}
 
 
 def handler(**keys):
     return {"handler": keys}
+
+
+def client(values=None, **keys):
+    return (grpc() if values is None else values) | {"grpcClient": {"enabled": True} | keys}
 
 
 def prop(**keys):
@@ -28,18 +33,22 @@ REFUSED = [
     ("an unknown key of a reference", prop(valueFrom={"secretKeyRef": {"name": "a", "key": "b", "keys": "c"}}), "'keys' not allowed"),
     ("an unknown key of the mock devices", {"mockDevices": {"devices": 9}}, "at '/mockDevices': additional properties 'devices'"),
     ("an unknown key of a toleration", handler(tolerations=[{"keys": "a"}]), "additional properties 'keys' not allowed"),
+    ("an unknown key of a Service", grpc(instanceService={"port": 80}), "at '/configurations/0/broker/instanceService': additional properties 'port'"),
+    ("an unknown key of the gRPC client", {"grpcClient": {"endpoint": "a:1"}}, "at '/grpcClient': additional properties 'endpoint'"),
     # Types, ranges and choices.
     ("a Configuration without a name", {"configurations": [{"discoveryDetails": "http://a"}]}, "missing property 'name'"),
     ("a Configuration without details", {"configurations": [{"name": "a"}]}, "missing property 'discoveryDetails'"),
     ("details without a url", configuration(discoveryDetails={"interval": "1s"}), "missing property 'url'"),
     ("a capacity of nought", configuration(capacity=0), "at '/configurations/0/capacity': minimum: got 0, want 1"),
     ("a capacity in words", configuration(capacity="one"), "got string, want integer"),
-    ("an unknown kind of broker", configuration(broker={"kind": "grpc"}), "at '/configurations/0/broker/kind': value must be 'standalone'"),
+    ("an unknown kind of broker", configuration(broker={"kind": "gRPC"}), "at '/configurations/0/broker/kind': value must be one of 'standalone', 'grpc'"),
     ("an unknown workload", configuration(broker={"workload": "CronJob"}), "value must be one of 'Pod', 'Job'"),
     ("an image without a tag", configuration(broker={"image": {"repository": "nginx"}}), "properties 'tag' required, if 'repository' exists"),
     ("a quantity that is a number", configuration(broker={"resources": {"limits": {"cpu": 1}}}), "limits/cpu': got number, want string"),
     ("a broker property that is a number", configuration(brokerProperties={"A": 1}), "got number, want string"),
     ("a port out of range", configuration(broker={"instanceService": {"ports": [{"name": "a", "port": 70000}]}}), "maximum: got 70,000, want 65,535"),
+    ("probes in words", grpc(probes="no"), "at '/configurations/0/broker/probes': got string, want boolean"),
+    ("a Service that is switched on in words", grpc(instanceService={"enabled": "true"}), "instanceService/enabled': got string, want boolean"),
     ("a hundred mock devices", {"mockDevices": {"count": 100}}, "at '/mockDevices/count': maximum: got 100, want 99"),
     ("a message longer than the Agent accepts", handler(maxMessageBytes=4194305), "handler.maxMessageBytes: 4194305 is not from 1024 to 4194304, which is the most that the Agent accepts"),
     ("a list of any length", handler(maxBodyBytes=0), "handler.maxBodyBytes: 0 is not from 1024 to 1073741824"),
@@ -55,6 +64,7 @@ REFUSED = [
     ("a name with a dot", configuration(name="a.b"), "may have lower-case letters, digits and '-' alone"),
     ("a name that ends with a dash", configuration(name="a-"), "begins and ends with a letter or a digit"),
     ("a Service whose name would begin with a digit", configuration(name="3d", broker={"instanceService": PORTS}), "which the name of a Service may not"),
+    ("a gRPC broker whose Services' names would begin with a digit", configuration(name="3d", broker={"kind": "grpc"}), "which the name of a Service may not"),
     ("a name twice", {"configurations": [{"name": "a", "discoveryDetails": "http://a"}] * 2}, "configurations[1].name: \"a\" is there twice"),
     ("a handler name in upper case", handler(name="HTTP"), "handler.name: \"HTTP\" may have lower-case letters, digits, '-', '.' and '_' alone"),
     ("a handler name with a slash", handler(name="a/b"), "because it names a socket"),
@@ -81,6 +91,18 @@ REFUSED = [
     # Brokers and updates.
     ("a Job with a Service", configuration(broker=JOB | {"instanceService": PORTS}), "Akri gives Services to Pods alone"),
     ("a Job of a broker that never ends", configuration(broker={"workload": "Job"}), "the standalone broker never ends, so it cannot be a Job"),
+    ("a Job of a gRPC broker", configuration(broker=JOB | {"kind": "grpc"}), "kind grpc serves until its Instance goes, so it cannot be a Job"),
+    ("a Service of a type without ports", configuration(broker={"instanceService": {"type": "NodePort"}}), "broker.instanceService: needs ports, because only the broker of kind grpc has a port of its own"),
+    ("a Service that is switched on without ports", configuration(broker={"configurationService": {"enabled": True}}), "broker.configurationService: needs ports"),
+    ("a gRPC broker at another port", grpc(env=[{"name": "GRPC_ENDPOINT", "value": "0.0.0.0:8083"}]), "broker.env: GRPC_ENDPOINT \"0.0.0.0:8083\" has to end with :50051"),
+    ("a gRPC client without a gRPC broker", client({}), "grpcClient: no Configuration has a broker of kind grpc"),
+    ("a gRPC client of nothing at all", client({"configurations": []}), "grpcClient: no Configuration has a broker of kind grpc"),
+    ("a gRPC client of another kind of broker", client(configuration(broker={"kind": "standalone"}), configuration="cameras"), "grpcClient.configuration: \"cameras\" has no broker of kind grpc"),
+    ("a gRPC client of a Configuration without a broker", client(configuration(), configuration="cameras"), "\"cameras\" has no broker of kind grpc"),
+    ("a gRPC client of an unknown Configuration", client(configuration="camera"), "grpcClient.configuration: there is no \"camera\" in configurations, which has cameras"),
+    ("a gRPC client without a Service", client(grpc(configurationService=OFF)), "reaches the brokers of \"cameras\" through their configurationService, which is switched off"),
+    ("a gRPC client that ends", client(args=["--once"]), "grpcClient.args: --once ends the client, and the Deployment would start it again and again"),
+    ("a gRPC client with another endpoint", client(env=[{"name": "GRPC_ENDPOINT", "value": "a:1"}]), "grpcClient.env: GRPC_ENDPOINT comes from grpcClient.configuration"),
     ("settings of a Job for a Pod", configuration(broker={"job": {"backoffLimit": 5}}), "broker.job: is for workload Job, and this is a Pod"),
     ("two Pods at one socket", handler(updateStrategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}), "maxSurge 1 needs handler.network.enabled=true"),
     ("a surge beside what may be missing", handler(network={"enabled": True}, updateStrategy={"rollingUpdate": {"maxSurge": 1}}), "Kubernetes wants maxUnavailable 0, and it is 1"),

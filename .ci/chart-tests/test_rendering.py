@@ -10,11 +10,12 @@ from chart import (
     LOWEST_KUBERNETES,
     VALUES,
     configuration,
+    grpc,
     helm,
     only,
     template,
 )
-from schemas import pod_spec, validate, violations
+from schemas import made_by_akri, pod_spec, validate, violations
 
 MOCKS = {"mockDevices": {"enabled": True}}
 JOB = {"workload": "Job", "image": {"repository": "example.com/reader", "tag": "1"}}
@@ -95,6 +96,36 @@ VALUE_SETS = {
             "configurationService": SERVICE | {"type": "LoadBalancer"},
         },
     ),
+    "a gRPC broker and its client": grpc() | {"grpcClient": {"enabled": True}},
+    "a gRPC broker with every key of its own": grpc(
+        image={"repository": "example.com/go-broker", "tag": "1"},
+        args=["--grpc_endpoint=:50051"],
+        env=[{"name": "GRPC_ENDPOINT", "value": "[::]:50051"}, {"name": "MAX_READS", "value": "1"}],
+        resources={"limits": {"memory": "64Mi"}},
+        ports=[{"name": "grpc", "containerPort": 50051}, {"name": "metrics", "containerPort": 9090}],
+        probes=False,
+        instanceService={"enabled": True, "type": "NodePort"},
+        configurationService={"enabled": True, "ports": [{"name": "grpc", "port": 80}, {"name": "m", "port": 9, "targetPort": 9090}]},
+    ),
+    "the longest name of a gRPC broker": configuration(name="a" * 52, broker={"kind": "grpc"}),
+    "a gRPC broker without Services may begin with a digit": configuration(
+        name="3d", broker={"kind": "grpc", "instanceService": {"enabled": False}, "configurationService": {"enabled": False}}
+    ),
+    "a gRPC client with every key": {
+        "configurations": [
+            {"name": "other", "discoveryDetails": "http://a/", "broker": {"kind": "grpc"}},
+            {"name": "plain", "discoveryDetails": "http://a/"},
+            {"name": "cameras", "discoveryDetails": "http://a/", "broker": {"kind": "grpc"}},
+        ],
+        "imagePullSecrets": [{"name": "crpullsecret"}],
+        "grpcClient": {
+            "enabled": True,
+            "configuration": "cameras",
+            "args": ["--watch", "--min-change=0.5"],
+            "env": [{"name": "POLL_INTERVAL", "value": "1s"}, {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+            "resources": {"limits": {"memory": "32Mi", "cpu": "50m"}},
+        },
+    },
     "text that YAML would take for something else": configuration(
         discoveryDetails="http://user:p%23ss@on:80/?a=b&c={d}#e",
         discoveryProperties=[{"name": "EMPTY", "value": ""}, {"name": "YES", "value": "yes: [\n"}],
@@ -215,7 +246,7 @@ def test_large_numbers_reach_the_handler_as_whole_numbers():
 
 
 def test_a_new_chart_version_alone_restarts_no_pod():
-    for thing in template(values=MOCKS):
+    for thing in template(values=MOCKS | grpc() | {"grpcClient": {"enabled": True}}):
         if thing["kind"] in ("DaemonSet", "Deployment"):
             labels = thing["spec"]["template"]["metadata"]["labels"]
             assert labels == thing["spec"]["selector"]["matchLabels"]
@@ -274,6 +305,97 @@ def test_a_reference_without_a_namespace_gets_the_releases_and_not_default():
 
 def test_without_references_the_agent_gets_no_right():
     assert not [thing for thing in template() if thing["kind"] in ("Role", "RoleBinding", "ClusterRole")]
+
+
+def test_a_grpc_broker_serves_on_50051_behind_both_services():
+    spec = only(template(values=grpc()), "Configuration")["spec"]
+    (container,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
+    assert container["image"] == "ghcr.io/akri-http/http-grpc-broker:0.1.0"
+    assert container["ports"] == [{"name": "grpc", "containerPort": 50051, "protocol": "TCP"}]
+    ports = [{"name": "grpc", "port": 50051, "targetPort": 50051, "protocol": "TCP"}]
+    assert spec["instanceServiceSpec"] == spec["configurationServiceSpec"] == {"type": "ClusterIP", "ports": ports}
+    assert container["resources"] == {
+        "requests": {"{{PLACEHOLDER}}": "1", "memory": "16Mi", "cpu": "10m"},
+        "limits": {"{{PLACEHOLDER}}": "1", "memory": "128Mi", "cpu": "200m"},
+    }
+
+
+def test_a_grpc_broker_is_probed_but_never_killed_for_being_busy():
+    (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe]["grpc"] == {"port": 50051, "service": "http.DeviceService"}
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 60
+    assert "livenessProbe" not in container
+
+
+def test_probes_and_services_of_a_grpc_broker_can_be_switched_off():
+    off = {"enabled": False}
+    values = grpc(probes=False, instanceService=off, configurationService=off)
+    spec = only(template(values=values), "Configuration")["spec"]
+    assert "Probe" not in str(spec)
+    assert not spec.keys() & {"instanceServiceSpec", "configurationServiceSpec"}
+
+
+def test_a_service_of_another_port_or_type_still_leads_to_the_grpc_broker():
+    values = grpc(instanceService={"type": "NodePort"}, configurationService={"ports": [{"name": "grpc", "port": 80}]})
+    spec = only(template(values=values), "Configuration")["spec"]
+    assert spec["instanceServiceSpec"]["type"] == "NodePort"
+    assert [(p["port"], p["targetPort"]) for p in spec["instanceServiceSpec"]["ports"]] == [(50051, 50051)]
+    assert [(p["port"], p["targetPort"]) for p in spec["configurationServiceSpec"]["ports"]] == [(80, 50051)]
+
+
+def test_a_standalone_broker_has_neither_port_nor_probe_nor_service():
+    spec = only(template(), "Configuration")["spec"]
+    assert not spec.keys() & {"instanceServiceSpec", "configurationServiceSpec"}
+    assert not {key for key in pod_spec(only(template(), "Configuration"))["containers"][0] if "robe" in key or key == "ports"}
+
+
+def test_a_service_of_a_broker_of_ones_own_can_be_switched_off_without_losing_its_ports():
+    broker = {"instanceService": SERVICE | {"enabled": False}, "configurationService": SERVICE | {"enabled": True}}
+    spec = only(template(values=configuration(broker=broker)), "Configuration")["spec"]
+    assert "instanceServiceSpec" not in spec
+    assert spec["configurationServiceSpec"]["ports"][0]["port"] == 80
+
+
+def test_there_is_a_grpc_client_only_where_it_is_asked_for():
+    assert "grpc-client" not in str(template(values=grpc()))
+
+
+@pytest.mark.parametrize(
+    ("broker", "address"),
+    [({}, "cameras-svc:50051"), ({"configurationService": {"ports": [{"name": "grpc", "port": 80}]}}, "cameras-svc:80")],
+)
+def test_the_grpc_client_talks_to_the_service_that_akri_makes(broker, address):
+    objects = template(values=grpc(**broker) | {"grpcClient": {"enabled": True}})
+    made = {o["metadata"]["name"]: o["spec"]["ports"][0]["port"] for o in made_by_akri(only(objects, "Configuration")) if o["kind"] == "Service"}
+    name, port = address.split(":")
+    assert made[name] == int(port)
+    (container,) = pod_spec(only(objects, "Deployment", "akri-http-grpc-client"))["containers"]
+    assert container["image"] == "ghcr.io/akri-http/http-grpc-client:0.1.0"
+    assert environment(container) == {"GRPC_ENDPOINT": address}
+    assert "args" not in container
+
+
+def test_the_grpc_client_reads_the_configuration_that_is_named():
+    (container,) = pod_spec(only(template(values=VALUE_SETS["a gRPC client with every key"]), "Deployment"))["containers"]
+    assert environment(container)["GRPC_ENDPOINT"] == "cameras-svc:50051"
+    assert environment(container)["POLL_INTERVAL"] == "1s"
+    assert container["args"] == ["--watch", "--min-change=0.5"]
+
+
+def test_without_a_name_the_grpc_client_reads_the_first_grpc_configuration():
+    values = {
+        "configurations": [
+            {"name": "plain", "discoveryDetails": "http://a/"},
+            {"name": "logged", "discoveryDetails": "http://a/", "broker": {"kind": "standalone"}},
+            {"name": "served", "discoveryDetails": "http://a/", "broker": {"kind": "grpc"}},
+            {"name": "later", "discoveryDetails": "http://a/", "broker": {"kind": "grpc"}},
+        ],
+        "grpcClient": {"enabled": True},
+    }
+    (container,) = pod_spec(only(template(values=values), "Deployment"))["containers"]
+    assert environment(container)["GRPC_ENDPOINT"] == "served-svc:50051"
 
 
 def test_the_mock_devices_answer_at_the_addresses_of_the_walkthrough():

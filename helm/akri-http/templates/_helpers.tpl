@@ -4,6 +4,10 @@
 {{- printf "%s-discovery-handler" .Release.Name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- define "akri-http.grpcClientName" -}}
+{{- printf "%s-grpc-client" .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
 {{/* Labels of an object. Takes `root` and `component`. */}}
 {{- define "akri-http.labels" -}}
 {{ include "akri-http.selector" . }}

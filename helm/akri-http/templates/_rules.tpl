@@ -18,6 +18,7 @@ names the value, what was given and what is asked for.
 {{- include "akri-http.rules.properties" $with -}}
 {{- include "akri-http.rules.broker" $with -}}
 {{- end -}}
+{{- include "akri-http.rules.grpcClient" . -}}
 {{- include "akri-http.rules.cluster" . -}}
 {{- end -}}
 
@@ -82,7 +83,9 @@ names the value, what was given and what is asked for.
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $name) -}}
 {{- fail (printf "%s.name: %q may have lower-case letters, digits and '-' alone, and begins and ends with a letter or a digit." .at $name) -}}
 {{- end -}}
-{{- if and (or $broker.instanceService $broker.configurationService) (regexMatch "^[0-9]" $name) -}}
+{{- $instance := include "akri-http.brokerService" (dict "broker" $broker "service" "instanceService") -}}
+{{- $all := include "akri-http.brokerService" (dict "broker" $broker "service" "configurationService") -}}
+{{- if and (or $instance $all) (regexMatch "^[0-9]" $name) -}}
 {{- fail (printf "%s.name: %q begins with a digit, which the name of a Service may not; take another name or no Service." .at $name) -}}
 {{- end -}}
 {{- end -}}
@@ -127,7 +130,24 @@ names the value, what was given and what is asked for.
 
 {{- define "akri-http.rules.broker" -}}
 {{- $broker := .configuration.broker | default dict -}}
+{{- $grpc := eq ($broker.kind | default "standalone") "grpc" -}}
+{{- range $key := list "instanceService" "configurationService" -}}
+{{- $service := get $broker $key -}}
+{{- if and $service (not $grpc) (not $service.ports) (not (eq (toString $service.enabled) "false")) -}}
+{{- fail (printf "%s.broker.%s: needs ports, because only the broker of kind grpc has a port of its own." $.at $key) -}}
+{{- end -}}
+{{- end -}}
+{{- if $grpc -}}
+{{- range $broker.env -}}
+{{- if and (eq .name "GRPC_ENDPOINT") (hasKey . "value") (not (hasSuffix (printf ":%s" (include "akri-http.grpcPort" $)) .value)) -}}
+{{- fail (printf "%s.broker.env: GRPC_ENDPOINT %q has to end with :%s, where the probes and the Services look; a Service may have another port, with ports." $.at .value (include "akri-http.grpcPort" $)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if eq ($broker.workload | default "Pod") "Job" -}}
+{{- if $grpc -}}
+{{- fail (printf "%s.broker: kind grpc serves until its Instance goes, so it cannot be a Job; leave kind out for a program of your own that ends." .at) -}}
+{{- end -}}
 {{- if or $broker.instanceService $broker.configurationService -}}
 {{- fail (printf "%s.broker: Akri gives Services to Pods alone; leave instanceService and configurationService out of a Job." .at) -}}
 {{- end -}}
@@ -136,6 +156,40 @@ names the value, what was given and what is asked for.
 {{- end -}}
 {{- else if $broker.job -}}
 {{- fail (printf "%s.broker.job: is for workload Job, and this is a Pod." .at) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "akri-http.rules.grpcClient" -}}
+{{- if .Values.grpcClient.enabled -}}
+{{- $name := include "akri-http.grpcConfiguration" . -}}
+{{- $names := list -}}
+{{- if not $name -}}
+{{- fail "grpcClient: no Configuration has a broker of kind grpc, which the client could read through." -}}
+{{- end -}}
+{{- range .Values.configurations -}}
+{{- $names = append $names .name -}}
+{{- if eq .name $name -}}
+{{- if ne ((.broker | default dict).kind | default "standalone") "grpc" -}}
+{{- fail (printf "grpcClient.configuration: %q has no broker of kind grpc." $name) -}}
+{{- end -}}
+{{- if not (include "akri-http.configurationAddress" .) -}}
+{{- fail (printf "grpcClient: the client reaches the brokers of %q through their configurationService, which is switched off." $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not (has $name $names) -}}
+{{- fail (printf "grpcClient.configuration: there is no %q in configurations, which has %s." $name (join ", " $names | default "none")) -}}
+{{- end -}}
+{{- range .Values.grpcClient.env -}}
+{{- if eq .name "GRPC_ENDPOINT" -}}
+{{- fail "grpcClient.env: GRPC_ENDPOINT comes from grpcClient.configuration; for another broker, give --grpc_endpoint=HOST:PORT in grpcClient.args." -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.grpcClient.args -}}
+{{- if has . (list "--once" "--list") -}}
+{{- fail (printf "grpcClient.args: %s ends the client, and the Deployment would start it again and again; run it with kubectl exec instead." .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

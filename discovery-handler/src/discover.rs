@@ -1,11 +1,15 @@
 //! The `DiscoveryHandler` service: from a request to a stream of lists that only the Agent, or our own end, ends.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use akri_http_proto::v0::DiscoverRequest;
 use async_trait::async_trait;
 use futures_util::{Stream, stream};
-use log::{info, warn};
+use log::{Level, log};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -17,6 +21,7 @@ use tonic_prost::{ProstCodec, ProstDecoder};
 use crate::{
     details::DiscoveryDetails,
     devices::DeviceList,
+    outage::LineBudget,
     poll::{Lists, Pollers},
 };
 
@@ -48,6 +53,20 @@ pub struct Discovery {
     stop: CancellationToken,
     interval: Duration,
     timeout: Duration,
+    log: Log,
+}
+
+/// What the clients make us say, which on TCP may be anybody.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<LineBudget>>);
+
+impl Log {
+    fn say(&self, level: Level, line: std::fmt::Arguments<'_>) {
+        let left_out = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(left_out) = left_out {
+            log!(level, "{line}{left_out}");
+        }
+    }
 }
 
 impl Discovery {
@@ -65,7 +84,16 @@ impl Discovery {
             stop,
             interval,
             timeout,
+            log: Log::default(),
         }
+    }
+
+    fn refused(&self, status: Status) -> Status {
+        self.log.say(
+            Level::Warn,
+            format_args!("Discover refused: {}", status.message()),
+        );
+        status
     }
 
     /// Follows the streams: registering again depends on them.
@@ -84,21 +112,14 @@ impl DiscoveryHandler for Discovery {
         request: Request<DiscoverRequest>,
     ) -> Result<Response<Self::DiscoverStream>, Status> {
         let details = &request.get_ref().discovery_details;
-        let details =
-            DiscoveryDetails::parse(details, self.interval, self.timeout).map_err(|error| {
-                warn!("Discover refused: {error}");
-                Status::invalid_argument(error.to_string())
-            })?;
-        let exhausted = || {
-            warn!("Discover refused: too many requests at once");
-            Status::resource_exhausted("too many Discover requests at once")
-        };
+        let details = DiscoveryDetails::parse(details, self.interval, self.timeout)
+            .map_err(|error| self.refused(Status::invalid_argument(error.to_string())))?;
+        let too_many = || self.refused(Status::resource_exhausted("too many requests at once"));
         if self.streams.borrow().open >= MAX_STREAMS {
-            return Err(exhausted());
+            return Err(too_many());
         }
-        let lists = self.pollers.subscribe(&details).ok_or_else(exhausted)?;
-        info!("{details}: Discover stream opened");
-        let open = OpenStream::new(details, self.streams.clone());
+        let lists = self.pollers.subscribe(&details).ok_or_else(too_many)?;
+        let open = OpenStream::new(details, self.streams.clone(), self.log.clone());
         let state = (lists, None, open, self.stop.clone());
         Ok(Response::new(Box::pin(stream::unfold(
             state,
@@ -129,21 +150,33 @@ async fn next(lists: &mut Lists, sent: Option<&DeviceList>) -> Arc<DeviceList> {
 struct OpenStream {
     details: DiscoveryDetails,
     streams: watch::Sender<Streams>,
+    log: Log,
 }
 
 impl OpenStream {
-    fn new(details: DiscoveryDetails, streams: watch::Sender<Streams>) -> Self {
+    fn new(details: DiscoveryDetails, streams: watch::Sender<Streams>, log: Log) -> Self {
+        log.say(
+            Level::Info,
+            format_args!("{details}: Discover stream opened"),
+        );
         streams.send_modify(|streams| {
             streams.open += 1;
             streams.opened += 1;
         });
-        Self { details, streams }
+        Self {
+            details,
+            streams,
+            log,
+        }
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        info!("{}: Discover stream ended", self.details);
+        self.log.say(
+            Level::Info,
+            format_args!("{}: Discover stream ended", self.details),
+        );
         self.streams.send_modify(|streams| {
             streams.open -= 1;
             streams.ended += 1;

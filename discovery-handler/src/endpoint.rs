@@ -12,7 +12,7 @@ use std::{
 
 use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
 use anyhow::{Context as _, bail};
-use log::{debug, warn};
+use log::warn;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::mpsc,
@@ -27,7 +27,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::directory::FileId;
+use crate::{directory::FileId, outage::Outage};
 
 /// How long this handler may take to answer itself, and how long another process may take to take a connection.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -133,6 +133,7 @@ async fn accept<C>(
     connections: Connections<C>,
     mut next: impl FnMut(&mut Context<'_>) -> Poll<io::Result<C>>,
 ) {
+    let mut outage = Outage::new("accepting connections");
     loop {
         let accepted = tokio::select! {
             accepted = poll_fn(&mut next) => accepted,
@@ -140,9 +141,12 @@ async fn accept<C>(
         };
         match accepted {
             // An error means that nobody takes it any more, which ends the loop.
-            Ok(connection) => drop(connections.send(Ok(connection)).await),
+            Ok(connection) => {
+                outage.succeeded();
+                drop(connections.send(Ok(connection)).await);
+            }
             Err(error) => {
-                debug!("a connection could not be accepted: {error}");
+                outage.failed(error, "the Agent may have to wait");
                 sleep(ACCEPT_AGAIN).await;
             }
         }

@@ -90,16 +90,14 @@ impl Config {
         for path in [config.own_socket(), config.agent_socket()] {
             let bytes = path.as_os_str().len();
             if bytes > MAX_SOCKET_PATH {
-                return Err(ConfigError {
-                    message: format!(
-                        "error: DISCOVERY_HANDLERS_DIRECTORY and DISCOVERY_HANDLER_NAME make the socket path '{}', \
+                return Err(ConfigError::bad(format!(
+                    "error: DISCOVERY_HANDLERS_DIRECTORY and DISCOVERY_HANDLER_NAME make the socket path '{}', \
                          {bytes} bytes: a Unix socket's path has at most {MAX_SOCKET_PATH}",
-                        path.display()
-                    ),
-                    help: false,
-                });
+                    path.display()
+                )));
             }
         }
+        check_log_level()?;
         Ok(config)
     }
 
@@ -140,6 +138,13 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    fn bad(message: String) -> Self {
+        Self {
+            message,
+            help: false,
+        }
+    }
+
     /// 0 for `--help` and `--version`, 2 for a bad value.
     pub fn exit_code(&self) -> u8 {
         if self.help { 0 } else { 2 }
@@ -169,6 +174,19 @@ impl std::fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// `RUST_LOG` is read by the log itself, which would only ignore a bad value.
+fn check_log_level() -> Result<(), ConfigError> {
+    let Ok(level) = std::env::var("RUST_LOG") else {
+        return Ok(());
+    };
+    let checked = env_filter::Builder::new().try_parse(&level).map(drop);
+    checked.map_err(|error| {
+        ConfigError::bad(format!(
+            "error: invalid value '{level}' for RUST_LOG: {error}; such as info or warn"
+        ))
+    })
+}
 
 fn directory(text: &str) -> Result<PathBuf, String> {
     // The Agent dials the own socket by this path, so it has to be a whole one.
@@ -297,7 +315,7 @@ mod tests {
             (
                 "--poll-interval",
                 "10",
-                "is not a duration from 100ms to 1day",
+                "is not a duration from 100ms to 24h",
             ),
             (
                 "--poll-timeout",

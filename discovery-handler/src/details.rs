@@ -75,8 +75,7 @@ impl DiscoveryDetails {
                 timeout,
             });
         }
-        let mapping: Mapping = serde_saphyr::from_str(text)
-            .map_err(|error| DetailsError(format!("{}; {WANTED}", error.without_snippet())))?;
+        let mapping: Mapping = serde_saphyr::from_str(text).map_err(|error| yaml_error(&error))?;
         let duration = |name, value: Option<String>, default, min, max| match value {
             None => Ok(default),
             Some(value) => duration_within(value.trim(), min, max)
@@ -125,6 +124,19 @@ impl fmt::Debug for DiscoveryDetails {
     }
 }
 
+/// What the YAML library says, without its advice to programmers, and without a URL that stands in the wrong place.
+fn yaml_error(error: &serde_saphyr::Error) -> DetailsError {
+    let words = error.without_snippet().to_string();
+    let words = words.split([';', ',']).next().unwrap_or_default();
+    let words = match words.contains(['@', '?', '/']) {
+        true => "no mapping of url, interval and timeout",
+        false => words.split(" at line ").next().unwrap_or_default(),
+    };
+    let place =
+        (error.location()).map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+    DetailsError(format!("{words}{}; {WANTED}", place.unwrap_or_default()))
+}
+
 /// One word that begins like a URL; YAML would read most of them the same, but not all.
 fn is_url(text: &str) -> bool {
     let scheme = text.split("://").next().unwrap_or_default();
@@ -140,12 +152,22 @@ fn parse_url(text: &str) -> Result<Url, DetailsError> {
             "the URL has a blank or a control character inside; {WANTED}"
         )));
     }
+    // The library reads `http:host` and `http:///host` as well, which are typing errors.
+    let (_, rest) = text.split_once(':').unwrap_or_default();
+    let authority = rest
+        .strip_prefix("//")
+        .is_some_and(|rest| !rest.starts_with('/'));
     let url =
         Url::parse(text).map_err(|error| DetailsError(format!("not a URL ({error}); {WANTED}")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(DetailsError(format!(
             "{}: is no scheme to poll, only http: and https: are; {WANTED}",
             url.scheme()
+        )));
+    }
+    if !authority || url.port() == Some(0) {
+        return Err(DetailsError(format!(
+            "not a URL with a host and a port that can be; {WANTED}"
         )));
     }
     Ok(url)
@@ -156,17 +178,29 @@ fn parse_url(text: &str) -> Result<Url, DetailsError> {
 /// # Errors
 /// One clause that names the value and the rule.
 pub fn duration_within(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
-    let range = || {
-        let (min, max) = (
-            humantime::format_duration(min),
-            humantime::format_duration(max),
-        );
-        format!("a duration from {min} to {max}, such as 10s or 1m")
-    };
-    let shown = text.chars().take(40).collect::<String>();
     match humantime::parse_duration(text) {
         Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
-        _ => Err(format!("{shown:?} is not {}", range())),
+        _ => {
+            let harmless =
+                |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '.' | '-' | '+');
+            let shown = match text.len() <= 40 && text.chars().all(harmless) {
+                true => format!("{text:?}"),
+                false => "this".into(),
+            };
+            Err(format!(
+                "{shown} is not a duration from {} to {}, such as 10s or 1m",
+                in_words(min),
+                in_words(max)
+            ))
+        }
+    }
+}
+
+/// Hours, where humantime would say days.
+fn in_words(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds >= 3600 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        _ => humantime::format_duration(duration).to_string(),
     }
 }
 
@@ -238,7 +272,7 @@ mod tests {
             ("interval: 10s", "missing field `url`"),
             (
                 "url: http://d\nintervall: 10s",
-                "unknown field `intervall`, expected one of url, interval, timeout",
+                "unknown field `intervall` at line 2, column 1; wanted is a URL",
             ),
             ("url: http://d\nurl: http://e", "duplicate mapping key: url"),
             ("url: [http://d]", "expected string scalar"),
@@ -246,7 +280,7 @@ mod tests {
             ("url: ''", "not a URL"),
             (
                 "url: http://d\ninterval: 10",
-                "interval \"10\" is not a duration from 100ms to 1day, such as 10s",
+                "interval \"10\" is not a duration from 100ms to 24h, such as 10s",
             ),
             (
                 "url: http://d\ninterval: 99ms",
@@ -263,6 +297,20 @@ mod tests {
                 "timeout \"11m\" is not a duration from 100ms to 10m",
             ),
             ("url: http://d\ntimeout: 0s", "timeout \"0s\" is not"),
+            (
+                "url: ~",
+                "cannot deserialize null into string at line 1, column 6; wanted",
+            ),
+            (
+                "url: http://d\n---\nurl: http://e",
+                "multiple YAML documents detected at line",
+            ),
+            ("http:d", "not a URL with a host"),
+            ("http:///d", "not a URL with a host"),
+            (
+                "http://d:0/",
+                "not a URL with a host and a port that can be",
+            ),
             ("a: &a [1]\nb: [*a, *a]", "unknown field `a`"),
         ] {
             let error = parse(text).unwrap_err().to_string();
@@ -282,6 +330,9 @@ mod tests {
             "http://me:hunter2@",
             "ftp://me:hunter2@d",
             "http://me:hunter2@a b",
+            "http://me:hunter2@d/x interval: 5s",
+            "url: http://d\nhttp://me:hunter2@x: 5",
+            "url: http://d\ninterval: http://me:hunter2@x",
         ] {
             assert!(!parse(text).unwrap_err().to_string().contains("hunter2"));
         }

@@ -56,7 +56,9 @@ fn check_characters(line: &str) -> Result<(), String> {
     if line.contains(char::is_control) {
         return Err("has a control character".into());
     }
-    if line.contains(|c: char| c.is_whitespace() || foreign(c) || c == '\u{feff}') {
+    // What is not seen, or turns the direction of what follows.
+    let hidden = |c: char| matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    if line.contains(|c: char| c.is_whitespace() || foreign(c) || hidden(c)) {
         return Err("is neither a URL nor host:port".into());
     }
     Ok(())

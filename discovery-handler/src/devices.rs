@@ -44,10 +44,24 @@ impl DeviceList {
         self.encoded_len
     }
 
-    /// Writes the list as a `DiscoverResponse`: `encoded_len` bytes.
-    pub fn encode(&self, buffer: &mut impl BufMut) {
-        self.iter()
-            .for_each(|endpoint| encode_device(endpoint, buffer));
+    /// Writes a part of the list as a `DiscoverResponse`: from where the last part ended, 0 at first, and at least `bytes`
+    /// or to the end. Says where this part ended, if that was not the end.
+    pub fn encode_part(
+        &self,
+        from: usize,
+        bytes: usize,
+        buffer: &mut impl BufMut,
+    ) -> Option<usize> {
+        let (mut end, mut written) = (from, 0);
+        for endpoint in self.text.get(from..)?.split_terminator('\n') {
+            if written >= bytes {
+                return Some(end);
+            }
+            encode_device(endpoint, buffer);
+            written += encoded_device_len(endpoint);
+            end += endpoint.len() + 1;
+        }
+        None
     }
 
     /// The endpoints that are only in `other`, in their order.
@@ -132,7 +146,10 @@ mod tests {
         let long = format!("http://host/{}", "x".repeat(300));
         let list = read(format!("http://b:80\nhttp://a:80\ndevice:8000\n{long}"));
         let mut bytes = Vec::new();
-        list.encode(&mut bytes);
+        let mut from = Some(0);
+        while let Some(part) = from {
+            from = list.encode_part(part, 200, &mut bytes);
+        }
         assert_eq!(bytes.len(), list.encoded_len());
 
         let response = DiscoverResponse::decode(bytes.as_slice()).unwrap();

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use log::warn;
@@ -27,10 +27,18 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// Tells one file from its successor of the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
-    device: u64,
-    inode: u64,
-    /// Rule 6: an inode number may come back, the change time does not.
-    changed: (i64, i64),
+    /// The device's and the inode's number.
+    pub(crate) inode: (u64, u64),
+    /// Rule 6: an inode number may come back.
+    pub(crate) time: FileTime,
+}
+
+/// Since when a file has been what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileTime {
+    Born(SystemTime),
+    /// In seconds and nanoseconds, where the file system has no birth times. A file may change and be the same.
+    Changed(i64, i64),
 }
 
 impl FileId {
@@ -38,15 +46,18 @@ impl FileId {
     pub fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
         Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            inode: (metadata.dev(), metadata.ino()),
+            time: (metadata.created()).map_or_else(
+                |_| FileTime::Changed(metadata.ctime(), metadata.ctime_nsec()),
+                FileTime::Born,
+            ),
         })
     }
 
-    /// Whether it is the same inode, changed or not.
-    pub fn same_inode(&self, other: &Self) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
+    /// Whether it may be the same file, as far as can be known.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let unsure = matches!(self.time, FileTime::Changed(..));
+        self == other || (unsure && self.inode == other.inode)
     }
 }
 
@@ -55,6 +66,8 @@ pub struct DirectoryWatch {
     directory: PathBuf,
     watcher: Option<RecommendedWatcher>,
     watched: HashMap<PathBuf, FileId>,
+    /// Whether all that is there is watched.
+    seeing: bool,
     event: Arc<Notify>,
 }
 
@@ -84,6 +97,7 @@ impl DirectoryWatch {
                 })
                 .ok(),
             watched: HashMap::new(),
+            seeing: false,
             event,
         };
         watch.refresh();
@@ -93,9 +107,9 @@ impl DirectoryWatch {
     /// Ends when there may be something new to see, after a second at the latest.
     /// Nothing is missed between two calls. Cancelling loses nothing.
     pub async fn changed(&mut self) {
-        let look_again = match self.watcher {
-            Some(_) => LOOK_AGAIN,
-            None => LOOK_WITHOUT_WATCH,
+        let look_again = match self.seeing {
+            true => LOOK_AGAIN,
+            false => LOOK_WITHOUT_WATCH,
         };
         if timeout(look_again, self.event.notified()).await.is_ok() {
             sleep(TOGETHER).await;
@@ -112,15 +126,15 @@ impl DirectoryWatch {
         let wanted: Vec<&Path> = self.directory.ancestors().filter(there).take(2).collect();
         self.watched.retain(|path, known| {
             let stays = wanted.contains(&path.as_path())
-                && FileId::of(path).is_some_and(|now| now.same_inode(known));
+                && FileId::of(path).is_some_and(|now| now.may_be(known));
             if !stays {
                 // It may be gone already, and its watch with it.
                 let _ = watcher.unwatch(path);
             }
             stays
         });
-        for path in wanted {
-            if !self.watched.contains_key(path)
+        for path in &wanted {
+            if !self.watched.contains_key(*path)
                 && let Some(id) = FileId::of(path)
                 && watcher.watch(path, RecursiveMode::NonRecursive).is_ok()
             {
@@ -129,6 +143,8 @@ impl DirectoryWatch {
                 self.event.notify_one();
             }
         }
+        let watched = |path: &&Path| self.watched.contains_key(*path);
+        self.seeing = !wanted.is_empty() && wanted.iter().all(watched);
     }
 }
 

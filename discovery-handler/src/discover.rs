@@ -1,39 +1,31 @@
 //! The `DiscoveryHandler` service: from a request to a stream of lists that only the Agent, or our own end, ends.
 
 use std::{
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use akri_http_proto::v0::DiscoverRequest;
+use akri_http_proto::v0::{
+    DiscoverRequest, DiscoverResponse, discovery_handler_server::DiscoveryHandler,
+};
 use async_trait::async_trait;
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use log::{Level, log};
 use tokio::sync::watch;
+use tokio_stream::Pending;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status,
-    codec::{Codec, EncodeBuf, Encoder},
-};
-use tonic_prost::{ProstCodec, ProstDecoder};
+use tonic::{Request, Response, Status};
 
 use crate::{
+    body::{Answer, ListStream},
     details::DiscoveryDetails,
     devices::DeviceList,
     outage::LineBudget,
     poll::{Lists, Pollers},
 };
 
-/// The generated server half, see `build.rs`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
-mod generated {
-    include!(concat!(env!("OUT_DIR"), "/v0.DiscoveryHandler.rs"));
-}
-pub use generated::discovery_handler_server::{DiscoveryHandler, DiscoveryHandlerServer};
-
 /// How many Discover streams are open at once; each is a Configuration, or one more of it (rule 5).
-const MAX_STREAMS: usize = 10_000;
+const MAX_STREAMS: usize = 512;
 
 /// What Discover streams there are and were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +96,8 @@ impl Discovery {
 
 #[async_trait]
 impl DiscoveryHandler for Discovery {
-    type DiscoverStream = Pin<Box<dyn Stream<Item = Result<Arc<DeviceList>, Status>> + Send>>;
+    /// Never polled: the lists go to [`crate::body`].
+    type DiscoverStream = Pending<Result<DiscoverResponse, Status>>;
 
     /// Answers at once and polls afterwards (rule 7); refuses only what can never work, and logs why (rule 8).
     async fn discover(
@@ -120,18 +113,25 @@ impl DiscoveryHandler for Discovery {
         }
         let lists = self.pollers.subscribe(&details).ok_or_else(too_many)?;
         let open = OpenStream::new(details, self.streams.clone(), self.log.clone());
-        let state = (lists, None, open, self.stop.clone());
-        Ok(Response::new(Box::pin(stream::unfold(
-            state,
-            |(mut lists, sent, open, stop)| async move {
-                let list = tokio::select! {
-                    () = stop.cancelled() => return None,
-                    list = next(&mut lists, sent.as_deref()) => list,
-                };
-                Some((Ok(list.clone()), (lists, Some(list), open, stop)))
-            },
-        ))))
+        let lists = lists_to_send(lists, open, self.stop.clone());
+        let mut response = Response::new(tokio_stream::pending());
+        response.extensions_mut().insert(Answer::new(lists));
+        Ok(response)
     }
+}
+
+/// Each list that differs from the one before, until `stop`; `open` lives as long as the stream does.
+fn lists_to_send(lists: Lists, open: OpenStream, stop: CancellationToken) -> ListStream {
+    Box::pin(stream::unfold(
+        (lists, None, open, stop),
+        |(mut lists, sent, open, stop)| async move {
+            let list = tokio::select! {
+                () = stop.cancelled() => return None,
+                list = next(&mut lists, sent.as_deref()) => list,
+            };
+            Some((list.clone(), (lists, Some(list), open, stop)))
+        },
+    ))
 }
 
 /// The newest list, once it is another one than `sent`: a slow reader gets no queue, and rule 9 no needless message.
@@ -142,7 +142,7 @@ async fn next(lists: &mut Lists, sent: Option<&DeviceList>) -> Arc<DeviceList> {
     {
         return list.clone();
     }
-    // The poller is gone, which only our own end does: the stream waits for that, and withdraws nothing (rule 1).
+    // The poller is gone, as it is at our own end: the stream waits for that, and withdraws nothing (rule 1).
     std::future::pending().await
 }
 
@@ -181,39 +181,5 @@ impl Drop for OpenStream {
             streams.open -= 1;
             streams.ended += 1;
         });
-    }
-}
-
-/// Requests as prost reads them, responses as [`DeviceList`] writes itself.
-#[derive(Default)]
-pub struct DiscoverCodec;
-
-impl Codec for DiscoverCodec {
-    type Encode = Arc<DeviceList>;
-    type Decode = DiscoverRequest;
-    type Encoder = ListEncoder;
-    type Decoder = ProstDecoder<DiscoverRequest>;
-
-    fn encoder(&mut self) -> ListEncoder {
-        ListEncoder
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<DiscoverRequest, DiscoverRequest>::new().decoder()
-    }
-}
-
-/// See [`DiscoverCodec`].
-pub struct ListEncoder;
-
-impl Encoder for ListEncoder {
-    type Item = Arc<DeviceList>;
-    type Error = Status;
-
-    fn encode(&mut self, list: Arc<DeviceList>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        // At its size from the start: a buffer that doubles would take twice the memory.
-        buffer.reserve(list.encoded_len());
-        list.encode(buffer);
-        Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use anyhow::{Context as _, bail};
 use log::warn;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -29,11 +30,18 @@ use tonic_prost::ProstCodec;
 
 use crate::{directory::FileId, outage::Outage};
 
-/// How long this handler may take to answer itself, and how long another process may take to take a connection.
+/// How long another process may take to take a connection.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long this handler may take to answer itself, with little of a busy machine to its name (rule 17).
+const PROOF: Duration = Duration::from_secs(20);
 
 /// After a connection could not be accepted, most likely for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a new TCP connection may be silent, and how many may be so at once.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
+const SILENT_CONNECTIONS: usize = 128;
 
 /// Connections that are accepted and not yet served.
 pub type Connections<C> = mpsc::Sender<io::Result<C>>;
@@ -91,7 +99,7 @@ impl OwnSocket {
     /// Whether the file that leads here still stands; somebody may have removed it, or its whole directory.
     pub fn is_in_place(&self) -> bool {
         match (FileId::of(&self.path), self.file) {
-            (Some(now), Some(bound)) => now.same_inode(&bound),
+            (Some(now), Some(bound)) => now.may_be(&bound),
             _ => false,
         }
     }
@@ -119,14 +127,36 @@ pub async fn bind_tcp(
     let context = || format!("binding POD_IP as {address}");
     let listener = TcpListener::bind(address).await.with_context(context)?;
     let bound = listener.local_addr().with_context(context)?;
-    tokio::spawn(accept(connections, move |cx| {
-        listener.poll_accept(cx).map_ok(|(stream, _)| {
-            // Small messages shall not wait for more; a connection that refuses it works all the same.
-            let _ = stream.set_nodelay(true);
-            stream
-        })
+    let (accepted, silent) = mpsc::channel(1);
+    tokio::spawn(accept(accepted, move |cx| {
+        listener.poll_accept(cx).map_ok(|(stream, _)| stream)
     }));
+    tokio::spawn(let_speak(silent, connections));
     Ok(bound)
+}
+
+/// Hands over the connections that say something. Anybody may connect, and one that is silent costs memory for ever.
+async fn let_speak(
+    mut silent: mpsc::Receiver<io::Result<TcpStream>>,
+    connections: Connections<TcpStream>,
+) {
+    let places = Arc::new(Semaphore::new(SILENT_CONNECTIONS));
+    while let Some(Ok(stream)) = silent.recv().await {
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            continue;
+        };
+        // Small messages shall not wait for more; a connection that refuses it works all the same.
+        let _ = stream.set_nodelay(true);
+        let connections = connections.clone();
+        tokio::spawn(async move {
+            let speaks = timeout(FIRST_BYTE, stream.peek(&mut [0])).await;
+            drop(place);
+            if matches!(speaks, Ok(Ok(1))) {
+                // An error means that nobody takes it any more.
+                let _ = connections.send(Ok(stream)).await;
+            }
+        });
+    }
 }
 
 async fn accept<C>(
@@ -193,7 +223,7 @@ impl Reach {
             EndpointType::Uds => format!("unix:{}", self.endpoint),
             EndpointType::Network => self.endpoint.clone(),
         };
-        let answer = timeout(ANSWER, async {
+        let answer = timeout(PROOF, async {
             let channel: Channel = Endpoint::from_shared(target)?.connect().await?;
             let mut grpc = Grpc::new(channel);
             grpc.ready().await?;
@@ -209,7 +239,7 @@ impl Reach {
             Ok(Ok(Err(status))) if status.code() == Code::Unimplemented => Ok(()),
             Ok(Ok(other)) => bail!("something else answers at {endpoint}: {other:?}"),
             Ok(Err(error)) => Err(error.context(format!("calling {endpoint}"))),
-            Err(_) => bail!("{endpoint} does not answer within {ANSWER:?}"),
+            Err(_) => bail!("{endpoint} does not answer within {PROOF:?}"),
         }
     }
 }

@@ -1,13 +1,18 @@
 //! One GET of the discovery service, bounded in every direction. Knows HTTP, and neither lists nor timers.
 
-use std::{error::Error, fmt, io, sync::Once, time::Duration};
+use std::{
+    error::Error,
+    fmt, io,
+    sync::Once,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use bytes::Bytes;
 use log::warn;
 use reqwest::{
-    Client, Response, StatusCode, Url,
-    header::{ACCEPT, HeaderMap, HeaderValue},
+    Client, Response, StatusCode, Url, Version,
+    header::{ACCEPT, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING},
     redirect::Policy,
 };
 use rustls::CertificateError;
@@ -31,6 +36,8 @@ pub enum FetchError {
     Status(StatusCode),
     /// A body over the limit, in bytes.
     BodyTooLarge(usize),
+    /// A body that tells no length and does not end with a line feed.
+    PerhapsCut,
     /// Anything else between here and the service, in plain words.
     Failed(String),
 }
@@ -44,6 +51,9 @@ impl fmt::Display for FetchError {
             }
             Self::Status(status) => write!(f, "the service answered {status}, not 2xx"),
             Self::BodyTooLarge(limit) => write!(f, "the reply is longer than {limit} bytes"),
+            Self::PerhapsCut => f.write_str(
+                "the reply tells no length and does not end with a line feed: it may have been cut",
+            ),
             Self::Failed(why) => f.write_str(why),
         }
     }
@@ -70,6 +80,8 @@ impl Fetcher {
                 .connect_timeout(config.connect_timeout)
                 // The discovery service is the cluster's; a proxy in the environment is for what lies beyond.
                 .no_proxy()
+                // A redirect must not carry the query string elsewhere.
+                .referer(false)
                 .redirect(Policy::limited(config.max_redirects))
         };
         let client = builder().build().or_else(|error| {
@@ -90,10 +102,13 @@ impl Fetcher {
     /// # Errors
     /// See [`FetchError`].
     pub async fn get(&self, url: &Url, timeout: Duration) -> Result<Reply<'_>, FetchError> {
-        let send = || self.client.get(url.clone()).timeout(timeout).send();
-        let response = match send().await {
+        let started = Instant::now();
+        let send = |timeout| self.client.get(url.clone()).timeout(timeout).send();
+        let response = match send(timeout).await {
             // The service may close a kept connection in the very moment we use it: that is no outage.
-            Err(error) if closed_unanswered(&error) => send().await,
+            Err(error) if closed_unanswered(&error) => {
+                send(timeout.saturating_sub(started.elapsed())).await
+            }
             response => response,
         };
         let response = response.map_err(|error| self.failed(error, timeout))?;
@@ -101,6 +116,11 @@ impl Fetcher {
         if !status.is_success() || status == StatusCode::PARTIAL_CONTENT {
             return Err(FetchError::Status(status));
         }
+        let headers = response.headers();
+        let ends_by_closing = response.version() < Version::HTTP_2
+            && status != StatusCode::NO_CONTENT
+            && !headers.contains_key(CONTENT_LENGTH)
+            && !headers.contains_key(TRANSFER_ENCODING);
         let announced = response.content_length().unwrap_or(0);
         if announced > self.max_body as u64 {
             return Err(FetchError::BodyTooLarge(self.max_body));
@@ -110,6 +130,8 @@ impl Fetcher {
             response,
             timeout,
             left: self.max_body,
+            ends_by_closing,
+            last: None,
         })
     }
 
@@ -140,6 +162,9 @@ pub struct Reply<'a> {
     response: Response,
     timeout: Duration,
     left: usize,
+    /// It tells its length in no other way, so that one that is cut looks whole.
+    ends_by_closing: bool,
+    last: Option<u8>,
 }
 
 impl Reply<'_> {
@@ -153,18 +178,35 @@ impl Reply<'_> {
         if let Some(chunk) = &chunk {
             let too_large = FetchError::BodyTooLarge(self.fetcher.max_body);
             self.left = self.left.checked_sub(chunk.len()).ok_or(too_large)?;
+            self.last = chunk.last().copied().or(self.last);
+        } else if self.ends_by_closing && self.last != Some(b'\n') {
+            return Err(FetchError::PerhapsCut);
         }
         Ok(chunk)
     }
 }
 
-/// Whether the connection ended before any answer came, other than by a time-out.
+/// Whether the connection ended before any answer came.
 fn closed_unanswered(error: &reqwest::Error) -> bool {
-    error.is_request() && !error.is_timeout() && !error.is_connect()
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |error| {
+        wrapped(*error)
+    })
+    .any(|error| {
+        let closed = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        };
+        error.downcast_ref().is_some_and(closed)
+            || error
+                .downcast_ref()
+                .is_some_and(hyper::Error::is_incomplete_message)
+    })
 }
 
 /// The innermost cause says what happened; those around it name layers, and the outermost the URL with its password.
-fn deepest(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn deepest(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(cause) = wrapped(deepest) {
         deepest = cause;

@@ -8,11 +8,12 @@
 //! 6. [`fetch`]: one bounded GET.
 //! 7. [`reading`]: is it the last reply again, and if not, which list is it? [`lines`]: line by line;
 //!    [`device_endpoint`]: what a line may be.
-//! 8. [`devices`]: the list, and its way onto the wire; [`collisions`]: what Akri will not tell apart in it.
+//! 8. [`devices`]: the list, [`collisions`]: what Akri will not tell apart in it, [`body`]: its way onto the wire.
 //! 9. [`outage`]: what fails again and again, in few log lines.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 
+pub mod body;
 pub mod collisions;
 pub mod config;
 pub mod details;
@@ -30,6 +31,7 @@ pub mod registration;
 
 use std::{io, net::SocketAddr, pin::pin, time::Duration};
 
+use akri_http_proto::v0::discovery_handler_server::DiscoveryHandlerServer;
 use anyhow::Context;
 use log::{info, warn};
 use tokio::{
@@ -41,17 +43,21 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Connected};
 
 use crate::{
+    body::DiscoverService,
     config::{Config, PodIp},
-    discover::{Discovery, DiscoveryHandlerServer},
+    discover::Discovery,
     endpoint::Reach,
     fetch::Fetcher,
     poll::Pollers,
     registration::{Own, Registration, keep_registered},
 };
 
-/// How often a peer is asked whether it is still there, and how long it may take to say so: one that vanished without a
-/// word is noticed within the sum. Long enough for an Agent that only stalls, since giving it up withdraws its devices (rule 1).
+/// How often a peer is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// How long it may take to say so: one that vanished without a word is noticed within the sum of the two. Long enough for
+/// an Agent that only stalls, since giving it up withdraws its devices (rule 1).
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(40);
 
 /// How many streams one connection may have: an Agent opens one connection for each.
 const STREAMS_PER_CONNECTION: u32 = 1_024;
@@ -131,7 +137,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     stop.cancel();
     if tokio::time::timeout(DRAIN, &mut server).await.is_err() {
         server.abort();
-        warn!("a stream did not end within {DRAIN:?} and is cut off");
+        warn!("a connection did not end within {DRAIN:?} and is cut off");
     }
     outcome
 }
@@ -147,9 +153,10 @@ where
 {
     let incoming = ReceiverStream::new(incoming);
     let service = DiscoveryHandlerServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
+    let service = DiscoverService(service);
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER))
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .serve_with_incoming_shutdown(service, incoming, stop.cancelled_owned())
         .await

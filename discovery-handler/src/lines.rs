@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+pub use crate::device_endpoint::MAX_ENDPOINT_BYTES;
 use crate::{
-    device_endpoint::{MAX_ENDPOINT_BYTES, check, too_long},
+    device_endpoint::{check, too_long},
     devices::{DeviceList, encoded_device_len},
 };
 
@@ -272,6 +273,7 @@ mod tests {
             ("http://a http://b", "neither a URL nor host:port"),
             ("http://a\u{a0}b", "neither a URL nor host:port"),
             ("\u{feff}http://a", "neither a URL nor host:port"),
+            ("http://a/\u{202e}b", "neither a URL nor host:port"),
             ("http://a\u{0}b", "control character"),
             ("http://a\rhttp://b", "control character"),
             ("\u{1b}[31mhttp://a", "control character"),

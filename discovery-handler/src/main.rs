@@ -1,6 +1,9 @@
 //! The `discovery-handler` binary: settings, log, signals, exit code. What it does is in the library.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use akri_http_discovery_handler::{config::Config, run};
 use anyhow::Context;
@@ -10,12 +13,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 fn main() -> ExitCode {
     let config = match Config::from_args(std::env::args_os()) {
         Ok(config) => config,
-        Err(error) if error.exit_code() == 0 => {
-            println!("{error}");
-            return ExitCode::SUCCESS;
-        }
         Err(error) => {
-            eprintln!("{error}");
+            // Where nobody listens, the status still tells.
+            let _ = match error.exit_code() {
+                0 => writeln!(io::stdout(), "{error}"),
+                _ => writeln!(io::stderr(), "{error}"),
+            };
             return ExitCode::from(error.exit_code());
         }
     };

@@ -53,6 +53,8 @@ impl LineBudget {
 pub struct Outage {
     subject: String,
     failing: Option<(Instant, String)>,
+    /// What the last line said: this cause, or that it works.
+    told: Option<String>,
     budget: LineBudget,
 }
 
@@ -62,6 +64,7 @@ impl Outage {
         Self {
             subject: subject.into(),
             failing: None,
+            told: None,
             budget: LineBudget::default(),
         }
     }
@@ -69,28 +72,36 @@ impl Outage {
     /// It failed: a line if it did not before, or for another cause. `consequence` is said once, when it starts.
     pub fn failed(&mut self, cause: impl ToString, consequence: &str) {
         let cause = cause.to_string();
-        let line = match &self.failing {
-            Some((_, known)) if *known == cause => return,
-            Some((since, _)) => format!("still failing after {:.1?}: {cause}", since.elapsed()),
-            None => format!("{cause}; {consequence}"),
-        };
         let since = (self.failing.take()).map_or_else(Instant::now, |(since, _)| since);
-        self.failing = Some((since, cause));
-        if let Some(left_out) = self.budget.take() {
-            warn!("{}: {line}{left_out}", self.subject);
+        // Not told yet: either it is new, or there was no line left for it.
+        if self.told.as_ref() != Some(&cause)
+            && let Some(left_out) = self.budget.take()
+        {
+            match self.told.replace(cause.clone()) {
+                None => warn!("{}: {cause}; {consequence}{left_out}", self.subject),
+                Some(_) => {
+                    let lasted = since.elapsed();
+                    warn!(
+                        "{}: still failing after {lasted:.1?}: {cause}{left_out}",
+                        self.subject
+                    );
+                }
+            }
         }
+        self.failing = Some((since, cause));
     }
 
-    /// It worked: a line if it had failed. Says whether it had.
-    pub fn succeeded(&mut self) -> bool {
-        let Some((since, _)) = self.failing.take() else {
-            return false;
-        };
-        if let Some(left_out) = self.budget.take() {
-            let lasted = since.elapsed();
-            info!("{}: works again after {lasted:.1?}{left_out}", self.subject);
+    /// It worked: a line if the last one said that it does not.
+    pub fn succeeded(&mut self) {
+        let failed = self.failing.take();
+        if self.told.is_some()
+            && let Some(left_out) = self.budget.take()
+        {
+            self.told = None;
+            let lasted = failed.map(|(since, _)| format!(" after {:.1?}", since.elapsed()));
+            let lasted = lasted.unwrap_or_default();
+            info!("{}: works again{lasted}{left_out}", self.subject);
         }
-        true
     }
 }
 
@@ -112,14 +123,35 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_start_a_new_cause_and_the_recovery_are_a_line_each() {
         let mut outage = Outage::new("test");
-        assert!(!outage.succeeded());
+        outage.succeeded();
+        assert_eq!(outage.budget.lines, LINES);
         outage.failed("down", "the list stands");
         outage.failed("down", "the list stands");
         assert_eq!(outage.budget.lines, LINES - 1);
         outage.failed("refused", "the list stands");
         assert_eq!(outage.budget.lines, LINES - 2);
-        assert!(outage.succeeded());
-        assert!(!outage.succeeded());
+        outage.succeeded();
+        outage.succeeded();
         assert_eq!(outage.budget.lines, LINES - 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_there_was_no_line_for_is_told_when_there_is_one() {
+        let mut outage = Outage::new("test");
+        for _ in 0..LINES {
+            outage.failed("down", "the list stands");
+            outage.succeeded();
+        }
+        assert_eq!(outage.told, None);
+        outage.failed("down", "the list stands");
+        assert_eq!(outage.told, None, "no line was left");
+        tokio::time::advance(LINE_PERIOD).await;
+        outage.failed("down", "the list stands");
+        assert_eq!(outage.told.as_deref(), Some("down"));
+        outage.succeeded();
+        assert_eq!(outage.told.as_deref(), Some("down"), "no line was left");
+        tokio::time::advance(LINE_PERIOD).await;
+        outage.succeeded();
+        assert_eq!(outage.told, None);
     }
 }

@@ -8,10 +8,10 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use log::info;
+use log::{error, info};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const JITTER: f64 = 0.1;
 
 /// How many different requests are polled at once. An Agent has one for each Configuration.
-const MAX_POLLERS: usize = 1_000;
+const MAX_POLLERS: usize = 128;
 
 /// The newest list, or none before the first poll that succeeded.
 pub type Lists = watch::Receiver<Option<Arc<DeviceList>>>;
@@ -73,8 +73,20 @@ impl Pollers {
         }
         let (lists, receiver) = watch::channel(None);
         running.insert(details.clone(), lists.clone());
-        tokio::spawn(self.clone().run(details.clone(), lists));
+        tokio::spawn(self.clone().keep_running(details.clone(), lists));
         Some(receiver)
+    }
+
+    /// A poller that panics is a bug, and no reason to leave its streams without a poller.
+    async fn keep_running(
+        self: Arc<Self>,
+        details: DiscoveryDetails,
+        lists: watch::Sender<Option<Arc<DeviceList>>>,
+    ) {
+        while let Err(bug) = tokio::spawn(self.clone().run(details.clone(), lists.clone())).await {
+            error!("{details}: the poller failed and is started again: {bug}");
+            sleep(details.interval).await;
+        }
     }
 
     async fn run(

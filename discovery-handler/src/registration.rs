@@ -5,6 +5,7 @@ use std::{path::PathBuf, pin::pin, time::Duration};
 use akri_http_proto::v0::{
     RegisterDiscoveryHandlerRequest, registration_client::RegistrationClient,
 };
+use anyhow::anyhow;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use log::{info, warn};
 use tokio::{
@@ -18,6 +19,7 @@ use crate::{
     directory::{DirectoryWatch, FileId},
     discover::Streams,
     endpoint::{Connections, OwnSocket, Reach},
+    fetch::deepest,
     outage::Outage,
 };
 
@@ -78,6 +80,7 @@ impl Own {
     /// Says whether the socket had to be bound again. While it cannot be, open streams live on and the cause is logged.
     async fn keep_in_place(&mut self) -> bool {
         if self.socket.is_in_place() {
+            self.outage.succeeded();
             return false;
         }
         match OwnSocket::bind(&self.path, self.connections.clone()).await {
@@ -135,11 +138,11 @@ impl Known {
         let Some(registered_with) = self.registered_with else {
             return true;
         };
-        if !registered_with.same_inode(&socket) {
+        if !registered_with.may_be(&socket) {
             return true;
         }
-        // Open streams are proof of a living Agent that knows us (rule 5). Without them a new socket may have
-        // an old inode number (rule 6), and an Agent that dropped the last stream may have forgotten us.
+        // Open streams are proof of a living Agent that knows us (rule 5). Without them the socket may be another one
+        // (rule 6), and an Agent that dropped the last stream may have forgotten us.
         now.open == 0 && (registered_with != socket || now.ended > self.ended || self.moved)
     }
 }
@@ -188,8 +191,9 @@ pub async fn keep_registered(
                 next_try = Instant::now();
             }
             if next_try <= Instant::now() {
-                last_try = Some(Instant::now());
-                match attempt(registration, socket, &mut watch).await {
+                let started = Instant::now();
+                last_try = Some(started);
+                match attempt(registration, socket, &mut watch, &mut own).await {
                     Ok(()) => {
                         outage.succeeded();
                         known.registered(socket, now);
@@ -197,7 +201,8 @@ pub async fn keep_registered(
                     }
                     Err(cause) => outage.failed(cause, "trying again, at most 5 s apart"),
                 }
-                next_try = Instant::now() + retries.next().unwrap_or(MAX_RETRY);
+                // From the start, so that a try that takes long does not make the next one late.
+                next_try = started + retries.next().unwrap_or(MAX_RETRY);
                 continue;
             }
         }
@@ -225,6 +230,7 @@ async fn attempt(
     registration: &Registration,
     socket: FileId,
     watch: &mut DirectoryWatch,
+    own: &mut Option<Own>,
 ) -> Result<(), String> {
     let mut registering = pin!(timeout(ANSWER, register(registration)));
     loop {
@@ -237,6 +243,9 @@ async fn attempt(
                 if FileId::of(&registration.agent_socket) != Some(socket) {
                     return Err("the Agent's socket was replaced meanwhile".into());
                 }
+                if let Some(own) = own {
+                    own.keep_in_place().await;
+                }
             }
         }
     }
@@ -244,29 +253,30 @@ async fn attempt(
 
 async fn register(registration: &Registration) -> anyhow::Result<()> {
     let target = format!("unix:{}", registration.agent_socket.display());
-    let channel = Endpoint::from_shared(target)?.connect().await?;
+    let channel = Endpoint::from_shared(target)?.connect().await;
+    let channel = channel.map_err(|error| anyhow!("cannot connect: {}", deepest(&error)))?;
     let request = RegisterDiscoveryHandlerRequest {
         name: registration.name.clone(),
         endpoint: registration.reach.endpoint.clone(),
         endpoint_type: registration.reach.endpoint_type.into(),
         shared: registration.shared,
     };
-    RegistrationClient::new(channel)
+    let registered = RegistrationClient::new(channel)
         .register_discovery_handler(request)
-        .await
-        .map_err(|status| {
-            anyhow::anyhow!(
-                "the Agent refused: {:?}: {}",
-                status.code(),
-                status.message()
-            )
-        })?;
+        .await;
+    registered.map_err(|status| {
+        let (code, message) = (status.code(), status.message().escape_debug());
+        anyhow!("the Agent refused: {code:?}: {message}")
+    })?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::directory::FileTime;
 
     #[test]
     fn tries_come_quickly_at_first_and_at_most_five_seconds_apart() {
@@ -279,22 +289,25 @@ mod tests {
         );
     }
 
-    fn file(directory: &std::path::Path, name: &str) -> FileId {
-        let path = directory.join(name);
-        std::fs::write(&path, "").unwrap();
-        FileId::of(&path).unwrap()
+    fn file(inode: u64, time: FileTime) -> FileId {
+        FileId {
+            inode: (1, inode),
+            time,
+        }
+    }
+
+    fn born(seconds: u64) -> FileTime {
+        FileTime::Born(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     #[test]
     fn who_needs_a_registration() {
-        let directory = tempfile::tempdir().unwrap();
-        let (agent, other) = (file(directory.path(), "a"), file(directory.path(), "b"));
-        let path = directory.path().join("a");
-        std::thread::sleep(Duration::from_millis(20));
-        std::fs::set_permissions(&path, std::fs::metadata(&path).unwrap().permissions()).unwrap();
-        let touched = FileId::of(&path).unwrap();
-        assert!(touched != agent && touched.same_inode(&agent));
-
+        let (agent, other) = (file(1, born(1)), file(2, born(2)));
+        let same_inode = file(1, born(2));
+        let (unborn, touched) = (
+            file(1, FileTime::Changed(1, 0)),
+            file(1, FileTime::Changed(2, 0)),
+        );
         let streams = |open, ended| Streams {
             open,
             opened: open as u64 + ended,
@@ -324,12 +337,8 @@ mod tests {
             "another socket, old streams still open"
         );
         assert!(
-            known.needs_us(touched, streams(0, 0)),
-            "another socket with an old inode number"
-        );
-        assert!(
-            !known.needs_us(touched, streams(1, 0)),
-            "the same Agent's, touched"
+            known.needs_us(same_inode, streams(1, 0)),
+            "another socket with an old inode number, a foreign stream open"
         );
         known.moved = true;
         assert!(
@@ -337,6 +346,15 @@ mod tests {
             "our endpoint was lost"
         );
         assert!(!known.needs_us(agent, streams(1, 0)));
+        known.registered(unborn, streams(0, 0));
+        assert!(
+            known.needs_us(touched, streams(0, 0)),
+            "perhaps another socket"
+        );
+        assert!(
+            !known.needs_us(touched, streams(1, 0)),
+            "perhaps the same, and a stream is proof"
+        );
         known.tried = Some((other, 5));
         assert!(
             !known.needs_us(other, streams(1, 5)),

@@ -268,3 +268,24 @@ async fn with_pod_ip_it_is_served_on_tcp() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn on_tcp_silent_connections_do_not_keep_an_agent_out() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start_with(|config| {
+        config.pod_ip.0 = Some("127.0.0.1".parse().unwrap());
+        config.network_port = 0;
+    })
+    .await;
+    let agent = agent::Agent::start(handler.directory.path());
+    let endpoint = agent.registered(1).await.endpoint;
+    let address = endpoint.strip_prefix("http://").unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    // Those beyond the places for silent ones are closed at once; the others make room when they speak or time out.
+    silent.truncate(50);
+    let mut stream = discover(&endpoint, &service.url()).await.unwrap();
+    assert_eq!(stream.list().await, ["a:1"]);
+}

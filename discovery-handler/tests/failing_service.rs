@@ -114,6 +114,25 @@ async fn a_chunked_reply_that_is_cut_is_no_list() {
 }
 
 #[tokio::test]
+async fn a_reply_that_may_have_been_cut_is_no_list() {
+    for body in ["", "a:1\nb:", "a:1"] {
+        stands(
+            raw("200 OK", body),
+            "tells no length and does not end with a line feed",
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_reply_without_a_length_that_ends_with_a_line_is_a_list() {
+    let service = Service::start(raw("200 OK", "a:1\nb:1\n")).await;
+    let handler = Handler::start().await;
+    let mut stream = handler.stream(&service.details()).await;
+    assert_eq!(stream.list().await, ["a:1", "b:1"]);
+}
+
+#[tokio::test]
 async fn a_length_that_is_none_is_no_list() {
     stands(
         raw("200 OK\r\nContent-Length: many", "a:1\n"),
@@ -258,6 +277,36 @@ async fn a_kept_connection_that_the_service_closes_is_no_outage() {
     service.polled(6).await;
     stream.stays_quiet().await;
     assert!(logged(&["WARN", &service.port.to_string()]).is_empty());
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_carry_the_query_string_elsewhere() {
+    let target = Service::start(list(&["a:1"])).await;
+    let head = format!(
+        "302 Found\r\nLocation: {}\r\nContent-Length: 0",
+        target.url()
+    );
+    let service = Service::start(raw(&head, "")).await;
+    let handler = Handler::start().await;
+    let mut stream = handler.stream(&(service.url() + "?token=hunter4")).await;
+    assert_eq!(stream.list().await, ["a:1"]);
+    assert!(service.last_request().contains("hunter4"));
+    assert!(
+        !target.last_request().contains("hunter4"),
+        "{}",
+        target.last_request()
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_closes_without_an_answer_is_asked_once_more_within_the_timeout() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let details = format!("url: {}\ninterval: 1h", service.url());
+    service.now(Reply::Raw(Vec::new()));
+    let _stream = handler.stream(&details).await;
+    log_line(&["WARN", &service.port.to_string(), "no complete reply"]).await;
+    assert_eq!(service.polls(), 2);
 }
 
 #[tokio::test]

@@ -139,6 +139,21 @@ async fn rule_6_an_agent_that_restarts_without_streams_is_noticed_also_under_the
 }
 
 #[tokio::test]
+async fn rule_6_an_agent_that_restarts_is_noticed_while_somebody_else_holds_a_stream() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    let mut somebody_elses = handler.stream(&service.details()).await;
+    somebody_elses.list().await;
+    drop(agent);
+    for _ in 0..3 {
+        Agent::start(handler.directory.path()).registered(1).await;
+    }
+    somebody_elses.stays_quiet_for(Duration::ZERO).await;
+}
+
+#[tokio::test]
 async fn an_agent_that_restarts_with_streams_is_registered_with_again() {
     let service = Service::start(list(&["a:1"])).await;
     let handler = Handler::start().await;
@@ -172,6 +187,22 @@ async fn rule_5_it_does_not_register_again_while_a_stream_is_open() {
     std::fs::set_permissions(&agent.socket, std::fs::Permissions::from_mode(0o700)).unwrap();
     std::fs::write(handler.directory.path().join("noise"), "").unwrap();
     one.stays_quiet_for(LOOKED_AGAIN).await;
+    assert_eq!(agent.count(), 1);
+}
+
+#[tokio::test]
+async fn a_socket_whose_mode_changes_is_still_the_same_agents() {
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    if std::fs::metadata(&agent.socket).unwrap().created().is_err() {
+        return; // Without birth times it cannot be told from another one, and registering again is right.
+    }
+    for mode in [0o700, 0o755] {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&agent.socket, mode).unwrap();
+        tokio::time::sleep(LOOKED_AGAIN / 2).await;
+    }
     assert_eq!(agent.count(), 1);
 }
 

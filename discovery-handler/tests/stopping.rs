@@ -140,6 +140,7 @@ async fn a_bad_setting_is_one_clear_line_and_a_status_that_is_not_0() {
         ("POD_IP", "nowhere"),
         ("DISCOVERY_HANDLER_NAME", "a/b"),
         ("POLL_INTERVAL", "10"),
+        ("RUST_LOG", "akri=loud"),
     ] {
         let child = binary(directory.path())
             .env(variable, value)

@@ -12,7 +12,8 @@ use clap::Parser;
 #[command(
     name = "stub-agent",
     version,
-    about = "Plays Akri's Agent, Controller and kubelet on one machine"
+    about = "Plays Akri's Agent, Controller and kubelet on one machine",
+    after_help = "RUST_LOG sets what is logged (default info)."
 )]
 pub struct Settings {
     /// Directory of agent-registration.sock; created if missing

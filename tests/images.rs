@@ -1,5 +1,7 @@
 //! What the Dockerfiles have to agree about with the rest of the project.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::{fs, path::Path};
 
 const DOCKERFILES: [&str; 5] = [

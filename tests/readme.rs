@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_README=1 cargo test --test readme` writes them anew.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::{env, fs, path::Path};
 
 use akri_http_discovery_handler::config::Config;

@@ -52,19 +52,27 @@ where
     }
 }
 
-/// A future that is ready at the first SIGTERM or SIGINT after this call.
+/// A future that is ready at the first SIGTERM or SIGINT after this call. A second one is not made to
+/// wait: it ends the process with status 1.
 ///
 /// # Errors
 /// The operating system lets no handler be set, or there is no tokio runtime with I/O.
 pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    let mut either = async move || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+    };
+    Ok(async move {
+        either().await;
         log::info!("stopping");
+        tokio::spawn(async move {
+            either().await;
+            std::process::exit(1);
+        });
     })
 }
 

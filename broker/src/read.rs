@@ -1,9 +1,13 @@
 //! One bounded read of one device.
 
-use std::{error::Error, fmt, io, time::Duration};
+use std::{
+    error::Error,
+    fmt, io,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
-use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, header::CONTENT_TYPE, redirect};
 use rustls::CertificateError;
 
 use crate::one_line;
@@ -17,6 +21,17 @@ pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// How many redirects are followed. They may not leave the device's host: a device must not make its
 /// broker read what only the broker can reach.
 pub const MAX_REDIRECTS: usize = 5;
+
+/// What a device answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The body, whole and unchanged.
+    pub value: String,
+    /// The Content-Type as [`one_line`]; empty where there is none, or none that is ASCII.
+    pub content_type: String,
+    /// When the whole answer was there.
+    pub read_at: SystemTime,
+}
 
 /// Reads devices over HTTP, with one client that keeps connections alive.
 #[derive(Clone, Debug)]
@@ -42,12 +57,12 @@ impl Reader {
         })
     }
 
-    /// What the device at `url` answers to a GET, whole and unchanged, within [`TIMEOUT`] and
-    /// [`MAX_BODY_BYTES`]. Dropping the future gives the read up.
+    /// What the device at `url` answers to a GET, within [`TIMEOUT`] and [`MAX_BODY_BYTES`]. Dropping
+    /// the future gives the read up.
     ///
     /// # Errors
     /// Whatever keeps the device from giving a 2xx answer that is text.
-    pub async fn read(&self, url: &Url) -> Result<String, ReadError> {
+    pub async fn read(&self, url: &Url) -> Result<Reading, ReadError> {
         let response = self
             .client
             .get(url.clone())
@@ -57,7 +72,17 @@ impl Reader {
         if !response.status().is_success() {
             return Err(ReadError::Status(response.status()));
         }
-        String::from_utf8(body(response).await?).map_err(|_| ReadError::NotText)
+        let content_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .map_or_else(String::new, one_line);
+        let value = String::from_utf8(body(response).await?).map_err(|_| ReadError::NotText)?;
+        Ok(Reading {
+            value,
+            content_type,
+            read_at: SystemTime::now(),
+        })
     }
 }
 
@@ -143,7 +168,7 @@ impl From<reqwest::Error> for ReadError {
 
 /// The innermost error says what happened ("Connection refused"); those around it name layers, and
 /// the outermost the URL.
-fn deepest(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn deepest(error: &(dyn Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -46,7 +46,11 @@ pub struct Settings {
     pub interval: Duration,
 }
 
-fn parse_interval(text: &str) -> Result<Duration, String> {
+/// One of [`INTERVALS`], as a person writes it.
+///
+/// # Errors
+/// The rule, for any other text.
+pub fn parse_interval(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .ok()
         .filter(|interval| INTERVALS.contains(interval))
@@ -96,14 +100,14 @@ async fn watch(device: Endpoint, every: Duration, reader: Reader) {
     loop {
         ticks.tick().await;
         match reader.read(device.url()).await {
-            Ok(value) => {
+            Ok(reading) => {
                 if let Some(Failing { since, .. }) = failing.take() {
                     log::info!(
                         "{device} can be read again after {}",
                         rounded(since.elapsed())
                     );
                 }
-                match one_line(&value).as_str() {
+                match one_line(&reading.value).as_str() {
                     "" => log::info!("{device} (empty)"),
                     value => log::info!("{device} {value}"),
                 }

@@ -24,7 +24,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use support::{Standalone, VARIABLE};
+use support::{Binary, VARIABLE};
 use tokio::sync::mpsc;
 
 fn file(name: &str) -> PathBuf {
@@ -63,10 +63,10 @@ fn https_device(certificate: &str) -> (SocketAddr, mpsc::Receiver<()>) {
     (address, connections)
 }
 
-fn standalone(device: SocketAddr, authorities: &Path) -> Standalone {
+fn standalone(device: SocketAddr, authorities: &Path) -> Binary {
     let endpoint = format!("https://localhost:{}", device.port());
     let authorities = authorities.to_str().unwrap();
-    Standalone::start(
+    Binary::standalone(
         &[(VARIABLE, &endpoint), ("SSL_CERT_FILE", authorities)],
         &["--interval", "100ms"],
     )
@@ -118,7 +118,7 @@ async fn without_authorities_http_is_read_all_the_same() {
         ("SSL_CERT_FILE", "/nonexistent"),
         ("SSL_CERT_DIR", "/nonexistent"),
     ];
-    let mut broker = Standalone::start(&[&[(VARIABLE, &*plain)], &nothing[..]].concat(), &[]);
+    let mut broker = Binary::standalone(&[&[(VARIABLE, &*plain)], &nothing[..]].concat(), &[]);
     let lines = broker.lines_up_to(&format!("{plain} 0.5")).await;
     assert!(
         lines

@@ -9,21 +9,28 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
 };
 
 use akri_http_broker::{
     endpoints::Endpoint,
-    read::{MAX_BODY_BYTES, ReadError, Reader},
+    read::{MAX_BODY_BYTES, ReadError, Reader, Reading},
 };
 use support::{canned, device, hanging, head, healthy, nobody, send};
 use tokio::{io::AsyncWriteExt, net::TcpListener, sync::mpsc};
 
-async fn read(endpoint: impl ToString) -> Result<String, ReadError> {
+async fn reading(endpoint: impl ToString) -> Result<Reading, ReadError> {
     let endpoint: Endpoint = endpoint.to_string().parse().unwrap();
     Reader::new().unwrap().read(endpoint.url()).await
+}
+
+async fn read(endpoint: impl ToString) -> Result<String, ReadError> {
+    reading(endpoint).await.map(|reading| reading.value)
 }
 
 #[tokio::test]
@@ -70,6 +77,28 @@ async fn the_device_sees_who_asks_and_for_what() {
 }
 
 #[tokio::test]
+async fn a_reading_holds_its_content_type_and_its_time() {
+    let before = SystemTime::now();
+    for (header, content_type) in [
+        (
+            "content-type: application/json;charset=utf-8\r\n".to_owned(),
+            "application/json;charset=utf-8".to_owned(),
+        ),
+        (String::new(), String::new()),
+        ("content-type: \u{e4}\r\n".to_owned(), String::new()),
+        (
+            format!("content-type: {}\r\n", "x".repeat(1000)),
+            format!("{}... (1000 bytes)", "x".repeat(256)),
+        ),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{header}content-length: 1\r\n\r\n1");
+        let reading = reading(canned(answer).await).await.unwrap();
+        assert_eq!(reading.content_type, content_type);
+        assert!((before..=SystemTime::now()).contains(&reading.read_at));
+    }
+}
+
+#[tokio::test]
 async fn a_connection_is_used_again() {
     let connections = Arc::new(AtomicUsize::new(0));
     let address = device({
@@ -93,7 +122,7 @@ async fn a_connection_is_used_again() {
     let endpoint: Endpoint = address.to_string().parse().unwrap();
     let reader = Reader::new().unwrap();
     for _ in 0..5 {
-        assert_eq!(reader.read(endpoint.url()).await.unwrap(), "1");
+        assert_eq!(reader.read(endpoint.url()).await.unwrap().value, "1");
     }
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }

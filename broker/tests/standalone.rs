@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Standalone, VARIABLE, device, hanging, healthy, nobody, send};
+use support::{Binary, VARIABLE, device, hanging, healthy, nobody, send};
 
 #[tokio::test]
 async fn an_error_at_the_start_is_one_line_and_a_status() {
@@ -47,7 +47,7 @@ async fn an_error_at_the_start_is_one_line_and_a_status() {
         ),
         (vec![valid], vec!["--intervall"], vec!["--intervall"]),
     ] {
-        let (status, lines) = Standalone::start(&variables, &arguments).end().await;
+        let (status, lines) = Binary::standalone(&variables, &arguments).end().await;
         assert!(!status.success() && status.code().is_some(), "{status}");
         assert_eq!(lines.len(), 1, "{lines:#?}");
         for part in parts {
@@ -63,7 +63,7 @@ async fn an_error_at_the_start_is_one_line_and_a_status() {
 #[tokio::test]
 async fn help_and_version_need_no_device() {
     for argument in ["--help", "--version"] {
-        let (status, lines) = Standalone::start(&[], &[argument]).end().await;
+        let (status, lines) = Binary::standalone(&[], &[argument]).end().await;
         assert!(status.success() && lines.is_empty(), "{status} {lines:#?}");
     }
 }
@@ -80,7 +80,7 @@ async fn each_device_is_read_at_once_and_logged_in_one_line() {
         ("AKRI_HTTP_DEVICE_ENDPOINT_0000AA", &*a),
         ("AKRI_HTTP_DEVICE_ENDPOINT_0000BB", &*endpoint),
     ];
-    let mut broker = Standalone::start(&variables, &["--interval", "24h"]);
+    let mut broker = Binary::standalone(&variables, &["--interval", "24h"]);
     let mut lines = broker.lines_up_to(&b).await;
     if !lines.iter().any(|line| line.contains(&a)) {
         lines.push(broker.line_with(&a).await);
@@ -116,7 +116,7 @@ async fn a_failing_device_is_logged_when_something_changes() {
     })
     .await
     .to_string();
-    let mut broker = Standalone::start(&[(VARIABLE, &address), ("POLL_INTERVAL", "100ms")], &[]);
+    let mut broker = Binary::standalone(&[(VARIABLE, &address), ("POLL_INTERVAL", "100ms")], &[]);
     let lines = broker.lines_up_to(&format!("{address} 1")).await;
     let [fails, changes, recovers, _] = &lines[..] else {
         panic!("{lines:#?}")
@@ -139,7 +139,7 @@ async fn a_failing_device_is_logged_when_something_changes() {
 #[tokio::test]
 async fn a_device_that_is_slow_or_down_does_not_delay_another() {
     let (slow, down, good) = (hanging().await, nobody().await, healthy("0.5").await);
-    let mut broker = Standalone::start(
+    let mut broker = Binary::standalone(
         &[
             ("AKRI_HTTP_DEVICE_ENDPOINT_000001", &slow.to_string()),
             ("AKRI_HTTP_DEVICE_ENDPOINT_000002", &down.to_string()),
@@ -167,7 +167,7 @@ async fn a_device_that_is_slow_or_down_does_not_delay_another() {
 async fn a_signal_ends_it_at_once_under_a_hanging_read() {
     for signal in ["TERM", "INT"] {
         let (slow, good) = (hanging().await, healthy("0.5").await);
-        let mut broker = Standalone::start(
+        let mut broker = Binary::standalone(
             &[
                 (VARIABLE, &slow.to_string()),
                 ("AKRI_HTTP_DEVICE_ENDPOINT_000003", &good.to_string()),

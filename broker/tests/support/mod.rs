@@ -6,18 +6,24 @@ use std::{
     future::Future,
     net::SocketAddr,
     process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::{TcpListener, TcpStream},
-    process::{Child, ChildStderr, Command},
+    process::{Child, ChildStderr, ChildStdout, Command},
     time::{Instant, timeout, timeout_at},
 };
 
+pub mod grpc;
+
 /// Longer than anything here takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const VARIABLE: &str = "AKRI_HTTP_DEVICE_ENDPOINT";
 
@@ -72,6 +78,22 @@ pub async fn nobody() -> SocketAddr {
         .unwrap()
 }
 
+/// A device that answers its n-th request with `body(n)`, counted from 0, and how many there were.
+pub async fn counting(
+    body: impl Fn(usize) -> String + Send + Sync + 'static,
+) -> (SocketAddr, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    let address = device(move |_, stream| {
+        let body = body(counted.fetch_add(1, Ordering::SeqCst));
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        send(stream, answer.into())
+    })
+    .await;
+    (address, requests)
+}
+
 pub async fn send(mut stream: TcpStream, bytes: Vec<u8>) {
     let _ = stream.write_all(&bytes).await;
     let _ = stream.shutdown().await;
@@ -86,15 +108,29 @@ pub async fn head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// The real `standalone`, with nothing in its environment but what a test puts there.
-pub struct Standalone {
+/// A real binary, with nothing in its environment but what a test puts there.
+pub struct Binary {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
+    /// What it prints.
+    pub output: Lines<BufReader<ChildStdout>>,
 }
 
-impl Standalone {
-    pub fn start(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_standalone"))
+impl Binary {
+    pub fn standalone(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_standalone"), variables, arguments)
+    }
+
+    pub fn grpc_broker(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_grpc-broker"), variables, arguments)
+    }
+
+    pub fn grpc_client(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_grpc-client"), variables, arguments)
+    }
+
+    fn start(binary: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let mut child = Command::new(binary)
             .env_clear()
             // The same log on a machine without CA certificates.
             .env(
@@ -104,12 +140,14 @@ impl Standalone {
             .envs(variables.iter().copied())
             .args(arguments)
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, log }
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, log, output }
     }
 
     /// The next line of the log that contains `text`; those before it are dropped.
@@ -133,6 +171,15 @@ impl Standalone {
                 return lines;
             }
         }
+    }
+
+    /// The next line that it prints.
+    pub async fn printed(&mut self) -> String {
+        timeout(PATIENCE, self.output.next_line())
+            .await
+            .expect("nothing was printed")
+            .unwrap()
+            .expect("the output ended")
     }
 
     pub async fn signal(&self, name: &str) {

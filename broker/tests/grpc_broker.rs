@@ -1,0 +1,250 @@
+//! The real `grpc-broker`: what it needs, and how it ends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use akri_http_proto::http::device_service_client::DeviceServiceClient;
+use support::{
+    Binary, VARIABLE, device,
+    grpc::{Broker, every, next, next_value, read},
+    hanging, healthy,
+};
+use tonic::Code;
+
+/// A broker of `devices`, and where it listens.
+async fn started(variables: &[(&str, &str)]) -> (Binary, String) {
+    let mut broker = Binary::grpc_broker(variables, &["--grpc_endpoint=127.0.0.1:0"]);
+    let line = broker.line_with("serving ").await;
+    let address = line.rsplit(' ').next().unwrap().to_owned();
+    (broker, format!("http://{address}"))
+}
+
+#[tokio::test]
+async fn an_error_at_the_start_is_one_line_and_a_status() {
+    let valid = (VARIABLE, "device:80");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    for (variables, arguments, status, parts) in [
+        (
+            vec![],
+            vec![],
+            1,
+            vec!["AKRI_HTTP_DEVICE_ENDPOINT ", "is set"],
+        ),
+        (
+            vec![(VARIABLE, "ftp://a:secret@b")],
+            vec![],
+            1,
+            vec!["only http and https"],
+        ),
+        (
+            vec![valid, ("GRPC_ENDPOINT", "localhost")],
+            vec![],
+            2,
+            vec![
+                "--grpc_endpoint",
+                "GRPC_ENDPOINT",
+                "'localhost'",
+                "ADDRESS:PORT",
+            ],
+        ),
+        (
+            vec![valid, ("GRPC_ENDPOINT", &*taken)],
+            vec![],
+            1,
+            vec!["GRPC_ENDPOINT=127.0.0.1:", "in use"],
+        ),
+        (
+            vec![valid],
+            vec!["--min-interval", "1ms"],
+            2,
+            vec!["--min-interval", "MIN_INTERVAL", "'1ms'", "100ms to 24h"],
+        ),
+        (
+            vec![valid, ("MAX_READS", "0")],
+            vec![],
+            2,
+            vec!["--max-reads", "MAX_READS", "'0'", "1..=1024"],
+        ),
+        (
+            vec![valid, ("SHARED_READS", "perhaps")],
+            vec![],
+            2,
+            vec!["--shared-reads", "SHARED_READS", "'perhaps'", "true"],
+        ),
+    ] {
+        let (ended, lines) = Binary::grpc_broker(&variables, &arguments).end().await;
+        assert_eq!(ended.code(), Some(status), "{lines:#?}");
+        assert_eq!(lines.len(), 1, "{lines:#?}");
+        for part in parts {
+            assert!(
+                lines[0].starts_with("error: ") && lines[0].contains(part),
+                "{part}: {lines:#?}"
+            );
+        }
+        assert!(!lines[0].contains("secret"), "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn all_devices_of_the_pod_are_served() {
+    let (a, b) = (
+        healthy("a").await.to_string(),
+        healthy("b").await.to_string(),
+    );
+    let variables = [
+        (VARIABLE, &*b),
+        ("AKRI_HTTP_DEVICE_ENDPOINT_0000AA", &*a),
+        ("AKRI_HTTP_DEVICE_ENDPOINT_0000BB", &*b),
+    ];
+    let (_broker, address) = started(&variables).await;
+    let mut client = DeviceServiceClient::connect(address).await.unwrap();
+    let answer = client
+        .list_devices(akri_http_proto::http::ListDevicesRequest {})
+        .await
+        .unwrap();
+    let mut known = [a, b];
+    known.sort();
+    let listed: Vec<String> = answer
+        .into_inner()
+        .devices
+        .into_iter()
+        .map(|device| device.endpoint)
+        .collect();
+    assert_eq!(listed, known);
+}
+
+#[tokio::test]
+async fn a_signal_ends_it_within_5_s_with_streams_and_a_read_open() {
+    for signal in ["TERM", "INT"] {
+        let slow = hanging().await.to_string();
+        let (broker, address) = started(&[(VARIABLE, &slow)]).await;
+        let mut client = DeviceServiceClient::connect(address).await.unwrap();
+        let mut stream = client
+            .watch_sensor(every(Duration::from_secs(1)))
+            .await
+            .unwrap()
+            .into_inner();
+        let reading = tokio::spawn(async move { read(&mut client, "/x").await });
+        let signalled = Instant::now();
+        broker.signal(signal).await;
+        assert_eq!(
+            next(&mut stream).await.unwrap_err().code(),
+            Code::Unavailable
+        );
+        let (status, lines) = broker.end().await;
+        assert_eq!(status.code(), Some(0), "{lines:#?}");
+        assert!(
+            signalled.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            signalled.elapsed()
+        );
+        reading.await.unwrap().unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_ends_in_time_is_answered_while_it_stops() {
+    let (asked, mut was_asked) = tokio::sync::mpsc::channel(10);
+    let slow = device(move |head, stream| {
+        let asked = asked.clone();
+        async move {
+            if head.starts_with("GET /slow ") {
+                asked.send(()).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            support::send(
+                stream,
+                b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n1".to_vec(),
+            )
+            .await;
+        }
+    })
+    .await;
+    let broker = Broker::start(&[&slow.to_string()]).await;
+    let mut client = broker.client().await;
+    let reading = tokio::spawn(async move { read(&mut client, "/slow").await });
+    was_asked.recv().await.unwrap();
+    broker.stop.cancel();
+    assert_eq!(reading.await.unwrap().unwrap().value, "1");
+    broker.running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_second_signal_aborts() {
+    let (asked, mut was_asked) = tokio::sync::mpsc::channel(10);
+    let slow = device(move |head, stream| {
+        let asked = asked.clone();
+        async move {
+            if head.starts_with("GET /x ") {
+                asked.send(()).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+            drop(stream);
+        }
+    })
+    .await
+    .to_string();
+    let (mut broker, address) = started(&[(VARIABLE, &slow)]).await;
+    let mut client = DeviceServiceClient::connect(address).await.unwrap();
+    let reading = tokio::spawn(async move { read(&mut client, "/x").await });
+    was_asked.recv().await.unwrap();
+    // A call is under way, so one signal does not end it at once.
+    broker.signal("TERM").await;
+    broker.line_with("stopping").await;
+    broker.signal("TERM").await;
+    let (status, lines) = broker.end().await;
+    assert_eq!(status.code(), Some(1), "{lines:#?}");
+    reading.await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn nothing_goes_on_when_it_is_dropped() {
+    let address = healthy("1").await.to_string();
+    let broker = Broker::start(&[&address]).await;
+    let mut stream = broker.watch(every(Duration::from_millis(100))).await;
+    next_value(&mut stream).await;
+    broker.running.abort();
+    while next(&mut stream).await.is_ok() {}
+    assert!(
+        tokio::net::TcpStream::connect(broker.address)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_device_that_comes_and_goes_is_two_lines_a_second_at_most() {
+    let requests = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let wavering = device(move |_, stream| {
+        let status = match requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 {
+            0 => "500 Internal Server Error",
+            _ => "200 OK",
+        };
+        support::send(
+            stream,
+            format!("HTTP/1.1 {status}\r\ncontent-length: 1\r\n\r\n1").into(),
+        )
+    })
+    .await
+    .to_string();
+    let (broker, address) = started(&[(VARIABLE, &wavering)]).await;
+    let mut client = DeviceServiceClient::connect(address).await.unwrap();
+    let started = Instant::now();
+    for _ in 0..200 {
+        let _ = read(&mut client, "").await;
+    }
+    let seconds = started.elapsed().as_secs() as usize + 1;
+    broker.signal("TERM").await;
+    let (_, lines) = broker.end().await;
+    let told = lines.iter().filter(|line| line.contains(&wavering)).count();
+    assert!((1..=2 * seconds + 2).contains(&told), "{lines:#?}");
+}

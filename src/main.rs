@@ -5,13 +5,17 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    future::pending,
     io::Write,
     net::SocketAddr,
     process::ExitCode,
     time::Duration,
 };
 
-use akri_http_broker::{endpoints::from_environment, standalone};
+use akri_http_broker::{
+    endpoints::{Endpoint, from_environment},
+    grpc_broker, grpc_client, standalone,
+};
 use akri_http_discovery_handler::config;
 use akri_http_mock_device::{DISCOVERY_PATH, Devices};
 use akri_http_stub_agent::{Config, Configuration, Instance, State, StubAgent};
@@ -41,6 +45,10 @@ struct Settings {
     /// End after this many seconds; without it, at Ctrl-C
     #[arg(long)]
     seconds: Option<u32>,
+
+    /// Run gRPC brokers, each with a client that watches its device, instead of standalone ones
+    #[arg(long)]
+    grpc: bool,
 }
 
 fn main() -> ExitCode {
@@ -61,7 +69,7 @@ fn start(settings: Settings) -> Result<()> {
         .build()?;
     let outcome = runtime.block_on(async {
         let end = end(settings.seconds)?;
-        run(end).await
+        run(settings.grpc, end).await
     });
     runtime.shutdown_background();
     outcome
@@ -75,7 +83,7 @@ fn end(seconds: Option<u32>) -> Result<impl Future<Output = ()>> {
         let time = async {
             match seconds {
                 Some(seconds) => sleep(Duration::from_secs(seconds.into())).await,
-                None => std::future::pending().await,
+                None => pending().await,
             }
         };
         tokio::select! {
@@ -87,7 +95,7 @@ fn end(seconds: Option<u32>) -> Result<impl Future<Output = ()>> {
 }
 
 /// Starts the parts, plays the story, and stops everything at `end`.
-async fn run(end: impl Future<Output = ()>) -> Result<()> {
+async fn run(grpc: bool, end: impl Future<Output = ()>) -> Result<()> {
     let directory = tempfile::tempdir().context("making a temporary directory")?;
     let (devices, address) = MockServer::start(any_port(), &DEVICE_PATHS, &[]).await?;
     let endpoints = DEVICE_PATHS.map(|path| format!("http://{address}{path}"));
@@ -115,7 +123,7 @@ async fn run(end: impl Future<Output = ()>) -> Result<()> {
 
     let outcome = tokio::select! {
         outcome = story(&agent, discovery, &url, &endpoints) => outcome,
-        outcome = keep_brokers(agent.state()) => outcome,
+        outcome = keep_brokers(agent.state(), grpc) => outcome,
         outcome = &mut handler => outcome.context("the discovery handler")?,
         () = end => Ok(()),
     };
@@ -167,14 +175,15 @@ async fn story(
     sleep(INTERVAL * 2).await;
     info!("now the discovery service is back");
     let (_discovery, _) = MockServer::start(address, &[], endpoints).await?;
-    sleep(INTERVAL).await;
+    // The handler tries again after two seconds at most, and ten percent.
+    sleep(INTERVAL * 3 / 2).await;
     let after = agent.state().borrow().clone();
     ensure!(
         (after.deleted, after.messages) == (before.deleted, before.messages),
         "the outage of the discovery service was felt by the Agent"
     );
     info!("the outage cost no Instance and no message to the Agent; Ctrl-C ends the demo");
-    std::future::pending().await
+    pending().await
 }
 
 /// A mock server that can be stopped and started again at the same address.
@@ -238,32 +247,60 @@ async fn put(url: &str, endpoints: &[String]) -> Result<()> {
 }
 
 /// The Controller's and the kubelet's part: a broker for each Instance, as long as there is the Instance.
-async fn keep_brokers(mut state: watch::Receiver<State>) -> Result<()> {
+async fn keep_brokers(mut state: watch::Receiver<State>, grpc: bool) -> Result<()> {
     let mut brokers: BTreeMap<String, AbortOnDropHandle<Result<()>>> = BTreeMap::new();
     loop {
         let instances = state.borrow_and_update().instances.clone();
         brokers.retain(|name, _| instances.contains_key(name));
         for (name, instance) in instances {
             if let Entry::Vacant(place) = brokers.entry(name) {
-                place.insert(start_broker(instance)?);
+                place.insert(start_broker(instance, grpc)?);
             }
         }
         state.changed().await.context("the stub Agent ended")?;
     }
 }
 
-fn start_broker(instance: Instance) -> Result<AbortOnDropHandle<Result<()>>> {
+fn start_broker(instance: Instance, grpc: bool) -> Result<AbortOnDropHandle<Result<()>>> {
     let suffix = instance.hash.to_uppercase();
-    let environment = instance
-        .properties
-        .into_iter()
+    let environment = (instance.properties.into_iter())
         .flat_map(|(name, value)| [(format!("{name}_{suffix}"), value.clone()), (name, value)]);
-    let config = standalone::Config {
-        devices: from_environment(environment)?,
-        interval: INTERVAL,
+    let devices = from_environment(environment)?;
+    let broker = async move {
+        match grpc {
+            true => grpc_broker_and_client(devices).await,
+            false => {
+                let interval = INTERVAL;
+                standalone::run(standalone::Config { devices, interval }, pending()).await
+            }
+        }
     };
-    let broker = standalone::run(config, std::future::pending());
     Ok(AbortOnDropHandle::new(tokio::spawn(broker)))
+}
+
+/// The client prints what it gets by itself.
+async fn grpc_broker_and_client(devices: Vec<Endpoint>) -> Result<()> {
+    let listener = TcpListener::bind(any_port()).await?;
+    let client = grpc_client::Settings {
+        grpc_endpoint: format!("http://{}", listener.local_addr()?).parse()?,
+        device: String::new(),
+        name: "/".into(),
+        interval: INTERVAL,
+        min_change: None,
+        watch: true,
+        once: false,
+        list: false,
+    };
+    let broker = grpc_broker::Config {
+        devices,
+        min_interval: INTERVAL,
+        max_reads: 1,
+        shared_reads: true,
+    };
+    tokio::select! {
+        ended = grpc_broker::run(broker, listener, pending()) => ended,
+        ended = grpc_client::run(client, pending()) => ended,
+    }
 }
 
 /// Seconds since the start, which part speaks, and what it says.

@@ -16,6 +16,8 @@ fn commands() -> Vec<Command> {
         akri_http_mock_device::Settings::command(),
         akri_http_stub_agent::Settings::command(),
         akri_http_broker::standalone::Settings::command(),
+        akri_http_broker::grpc_broker::Settings::command(),
+        akri_http_broker::grpc_client::Settings::command(),
     ]
 }
 

@@ -24,7 +24,7 @@ use tonic::{
     },
 };
 
-use crate::{devices::DeviceList, discover::Discovery, lines::MAX_ENDPOINT_BYTES};
+use crate::{device_endpoint::MAX_ENDPOINT_BYTES, devices::DeviceList, discover::Discovery};
 
 /// How much of a message is made at a time, in bytes; one device more at most.
 const PIECE: usize = 64 * 1024;

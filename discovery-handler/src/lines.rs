@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-pub use crate::device_endpoint::MAX_ENDPOINT_BYTES;
 use crate::{
-    device_endpoint::{check, too_long},
+    device_endpoint::{MAX_ENDPOINT_BYTES, check, too_long},
     devices::{DeviceList, encoded_device_len},
 };
 

@@ -1,6 +1,6 @@
 //! Keeps this handler registered with the Agent: which Agent is there, does it know us, and does it still?
 
-use std::{path::PathBuf, pin::pin, time::Duration};
+use std::{error::Error, path::PathBuf, pin::pin, time::Duration};
 
 use akri_http_proto::v0::{
     RegisterDiscoveryHandlerRequest, registration_client::RegistrationClient,
@@ -265,6 +265,10 @@ async fn register(registration: &Registration) -> anyhow::Result<()> {
         .register_discovery_handler(request)
         .await;
     registered.map_err(|status| {
+        // Where there is a cause, the connection broke; the Agent itself said nothing.
+        if let Some(cause) = status.source() {
+            return anyhow!("no answer: {}", deepest(cause));
+        }
         let (code, message) = (status.code(), status.message().escape_debug());
         anyhow!("the Agent refused: {code:?}: {message}")
     })?;

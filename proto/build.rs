@@ -6,11 +6,12 @@ use protox::Compiler;
 use tonic_prost_build::configure;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    configure().compile_fds(compiler("discovery.proto")?.file_descriptor_set())?;
-    let http = compiler("http.proto")?;
     configure()
-        .codec_path("crate::SmallMessageCodec")
-        .compile_fds(http.file_descriptor_set())?;
+        // In one order, so that equal devices are equal bytes on every node (rule 10).
+        .btree_map("properties")
+        .compile_fds(compiler("discovery.proto")?.file_descriptor_set())?;
+    let http = compiler("http.proto")?;
+    configure().compile_fds(http.file_descriptor_set())?;
     // For reflection: with the comments, which `grpcurl describe` shows.
     let output = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
     let file = Path::new(&output).join("http.bin");

@@ -1,8 +1,8 @@
-//! What the Dockerfiles have to agree about with the rest of the project.
+//! What the Dockerfiles must have in common with the rest of the project.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 const DOCKERFILES: [&str; 5] = [
     "Dockerfile.discovery-handler",
@@ -12,55 +12,116 @@ const DOCKERFILES: [&str; 5] = [
     "Dockerfiles/grpc.client",
 ];
 
-fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The value of `key = "value"` in Cargo.toml.
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// What follows `key = ` in Cargo.toml, to the end of the line.
 fn workspace(key: &str) -> String {
     let manifest = read("Cargo.toml");
-    let line = manifest
-        .lines()
-        .find(|line| line.starts_with(&format!("{key} = \"")))
-        .unwrap();
-    line.split('"').nth(1).unwrap().to_string()
+    let key = format!("{key} = ");
+    let value = manifest.lines().find_map(|line| line.strip_prefix(&key));
+    value.unwrap().to_owned()
+}
+
+/// The quoted words in `text`.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('"').skip(1).step_by(2)
+}
+
+fn assert_each_has(wanted: impl Fn(&str) -> String) {
+    for file in DOCKERFILES {
+        let line = wanted(file);
+        assert!(
+            read(file).lines().any(|known| known == line),
+            "{file} has no line {line}"
+        );
+    }
 }
 
 #[test]
 fn an_image_is_built_with_the_rust_that_ci_builds_with() {
-    let from = format!(
-        "FROM rust:{}-slim-bookworm AS build",
-        workspace("rust-version")
-    );
+    let version = workspace("rust-version").replace('"', "");
+    let wanted = format!("FROM rust:{version}-slim-bookworm AS ");
     for file in DOCKERFILES {
-        assert!(
-            read(file).lines().any(|line| line == from),
-            "{file} has no line {from}"
-        );
+        let text = read(file);
+        let mut bases = text.lines().filter(|line| line.starts_with("FROM rust:"));
+        assert!(bases.all(|line| line.starts_with(&wanted)), "{file}");
+        assert!(text.contains(&wanted), "{file}");
     }
 }
 
 #[test]
 fn an_image_says_the_projects_version() {
-    let version = format!("ARG VERSION={}", workspace("version"));
+    let version = workspace("version").replace('"', "");
+    assert_each_has(|_| format!("ARG VERSION={version}"));
+}
+
+#[test]
+fn the_revision_is_known_to_the_compiler_but_does_not_rebuild_the_dependencies() {
     for file in DOCKERFILES {
-        assert!(
-            read(file).lines().any(|line| line == version),
-            "{file} has no line {version}"
-        );
+        let text = read(file);
+        let dependencies = text.find("cargo build").unwrap();
+        let revision = text.find("\nENV REVISION=$REVISION\n").unwrap();
+        let program = text.rfind("cargo build").unwrap();
+        assert!(dependencies < revision && revision < program, "{file}");
     }
 }
 
 #[test]
 fn only_the_handler_is_root() {
-    for file in DOCKERFILES {
+    assert_each_has(|file| {
         let user = match file {
             "Dockerfile.discovery-handler" => "USER 0:0",
             _ => "USER 65532:65532",
         };
-        assert!(
-            read(file).lines().any(|line| line == user),
-            "{file} has no line {user}"
-        );
-    }
+        user.to_owned()
+    });
+}
+
+#[test]
+fn every_member_is_in_the_build_context() {
+    let members = workspace("members");
+    let needed =
+        quoted(&members).chain(["Cargo.toml", "Cargo.lock", "Dockerfiles/stand-ins", "src"]);
+    let ignore = read(".dockerignore");
+    let given = ignore.lines().filter_map(|line| line.strip_prefix('!'));
+    assert_eq!(
+        given.collect::<BTreeSet<_>>(),
+        needed.collect::<BTreeSet<_>>()
+    );
+}
+
+#[test]
+fn there_is_a_stand_in_for_each_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Command::new("sh")
+        .arg("Dockerfiles/stand-ins")
+        .arg(folder.path())
+        .current_dir(root())
+        .status();
+    assert!(script.unwrap().success());
+    // It reads the manifests, and fails if a target has no file.
+    let metadata = |folder: &Path| {
+        let output = Command::new(env!("CARGO"))
+            .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let paths = text.split(r#""src_path":""#).skip(1);
+        let paths = paths.filter_map(|rest| rest.split('"').next());
+        let base = fs::canonicalize(folder).unwrap();
+        let paths: BTreeSet<String> = paths
+            .map(|path| path.trim_start_matches(base.to_str().unwrap()).to_owned())
+            .filter(|path| !path.contains("/tests/"))
+            .collect();
+        paths
+    };
+    assert_eq!(metadata(folder.path()), metadata(root()));
 }

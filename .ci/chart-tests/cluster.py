@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API as Helm asks for while it renders against a cluster: its APIs, and `lookup`."""
+"""The parts of a Kubernetes API that Helm uses while it renders for a cluster: its list of APIs, and `lookup`."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ def _resources(group_version, resources):
 
 
 def _answers(configurations):
-    """Path to answer. `configurations` is None where Akri's CRDs are missing."""
+    """Each path with its answer. `configurations` is None if Akri's CRDs are missing."""
     answers = {
         "/version": {"major": "1", "minor": "33", "gitVersion": "v1.33.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
@@ -48,7 +48,7 @@ def _answers(configurations):
 
 @contextmanager
 def cluster(folder, configurations):
-    """A kubeconfig for a cluster on a free loopback port, which has these Configurations."""
+    """A kubeconfig for a cluster with these Configurations, on a free loopback port."""
     answers = _answers(configurations)
 
     class Api(BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ HASH = "4294ea"
 
 @cache
 def _validator(version, kind, api_version):
-    """The strict validator of one kind. kubernetes-validate itself reads all definitions anew for each object."""
+    """The strict validator of one kind. kubernetes-validate itself reads all definitions again for each object."""
     folder = SCHEMAS / f"v{version}-local-strict"
     group, _, name = api_version.rpartition("/")
     file = "-".join(filter(None, [kind.lower(), group.split(".")[0], name]))
@@ -33,7 +33,7 @@ def _definitions(version):
 
 
 def validate(thing, version):
-    """Fails unless the object, and whatever Akri would make of it, is valid in this version of Kubernetes."""
+    """Fails unless the object, and everything that Akri makes from it, is valid in this version of Kubernetes."""
     version = ".".join(version.split(".")[:2]) + ".0"
     if thing["apiVersion"] == "akri.sh/v0":
         jsonschema.Draft202012Validator(AKRI[thing["kind"]]).validate(thing)
@@ -45,7 +45,7 @@ def validate(thing, version):
 
 
 def check_names(thing):
-    """Names and label values that the API server would refuse, which no schema says."""
+    """Refuses names and labels that the API server refuses although the schemas accept them."""
     metadata = thing["metadata"]
     longest = 63 if thing["kind"] in ("Service", "Job") else 253
     assert len(metadata["name"]) <= longest, f"{thing['kind']} {metadata['name']} is too long"
@@ -54,7 +54,7 @@ def check_names(thing):
 
 
 def made_by_akri(configuration):
-    """The Pod or Job and the Services that Akri's Controller makes for an Instance of a device that is not shared."""
+    """The Pod or Job and the Services that Akri's Controller makes for an Instance of an unshared device."""
     spec, name = configuration["spec"], configuration["metadata"]["name"]
     instance = f"{name}-{HASH}"
     broker = json.loads(json.dumps(spec.get("brokerSpec", {})).replace("{{PLACEHOLDER}}", f"akri.sh/{instance}"))
@@ -74,7 +74,7 @@ def _object(api_version, kind, name, labels, spec):
 
 
 def pod_spec(thing):
-    """The Pod spec inside a Pod, a workload or a Configuration; None where there is none."""
+    """The Pod spec in a Pod, a workload or a Configuration; None if there is none."""
     if thing["kind"] == "Configuration":
         broker = thing["spec"].get("brokerSpec", {})
         return broker.get("brokerPodSpec") or broker.get("brokerJobSpec", {}).get("template", {}).get("spec")
@@ -89,7 +89,7 @@ VOLUMES = {
 
 
 def violations(spec):
-    """What in a Pod spec the Pod Security level `restricted` forbids."""
+    """What the Pod Security level `restricted` forbids in a Pod spec."""
     pod = spec.get("securityContext", {})
     found = [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
     for volume in spec.get("volumes", []):

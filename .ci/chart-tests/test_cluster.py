@@ -1,12 +1,12 @@
-"""What the chart says of the cluster that it is installed on, and the notes that it leaves."""
+"""What the chart says about the cluster during an installation, and its notes."""
 
 import pytest
-from chart import CHART, configuration, grpc, helm, only, template
+from chart import CHART, VALUES, configuration, grpc, helm, only, template
 from cluster import cluster
 
 
 def install(tmp_path, configurations, *arguments, values=None):
-    """A real `helm install`, up to where it would write, with these Configurations already there; None: no CRDs."""
+    """A dry run of `helm install` in a cluster with these Configurations; None for a cluster without CRDs."""
     with cluster(tmp_path, configurations) as kubeconfig:
         return helm(
             *("install", "akri-http", CHART, "--dry-run=server", "--disable-openapi-validation"),
@@ -26,7 +26,7 @@ def notes(tmp_path, *arguments, configurations=(), values=None):
 def test_without_akris_crds_an_installation_says_what_to_install(tmp_path):
     run = install(tmp_path, None)
     assert run.returncode != 0
-    assert "this cluster has no Configurations (akri.sh/v0)" in run.stderr
+    assert "this cluster does not know Configurations (akri.sh/v0)" in run.stderr
     assert "helm install akri akri-helm-charts/akri" in run.stderr
 
 
@@ -36,8 +36,8 @@ def test_without_akris_crds_the_chart_still_renders_offline():
 
 def test_without_configurations_no_crds_are_needed(tmp_path):
     text = notes(tmp_path, configurations=None, values={"configurations": []})
-    assert "no Configurations in this release" in text
-    assert "Akri's CRDs (akri.sh/v0) were not seen" in text
+    assert "This release has no Configurations" in text
+    assert "Akri's CRDs (akri.sh/v0) are missing" in text
 
 
 def test_changed_details_are_refused_because_akri_would_ignore_them(tmp_path):
@@ -45,7 +45,7 @@ def test_changed_details_are_refused_because_akri_would_ignore_them(tmp_path):
     there["spec"]["discoveryHandler"]["discoveryDetails"] = "http://elsewhere/"
     run = install(tmp_path, [there])
     assert run.returncode != 0
-    assert 'the cluster\'s Configuration "akri-http" has other discovery details' in run.stderr
+    assert 'the Configuration "akri-http" in the cluster has different discovery details' in run.stderr
     assert "kubectl --namespace default delete akric akri-http" in run.stderr
 
 
@@ -67,17 +67,25 @@ def test_the_notes_name_what_was_installed(tmp_path):
     assert "helm test akri-http --namespace edge --logs" in text
     assert "logs --selector akri.sh/configuration=akri-http" in text
     assert "kubectl label namespace edge --overwrite pod-security.kubernetes.io/enforce=privileged" in text
-    assert "Nothing in this release" not in text
-    assert "not seen" not in text
+    assert "This release has no" not in text
+    assert "CRDs" not in text
 
 
 def test_the_notes_say_that_nobody_answers_at_the_default_address(tmp_path):
-    assert 'Nothing in this release answers at "discovery", which akri-http polls' in notes(tmp_path)
+    assert 'This release has no Service called "discovery", but akri-http polls it' in notes(tmp_path)
+
+
+def test_the_notes_name_the_images_whose_registry_is_still_the_placeholder(tmp_path):
+    said = "the placeholder registry.example.com: "
+    assert f"{said}discoveryHandler, grpcBroker, grpcClient, mockDevice, standaloneBroker.\n" in notes(tmp_path)
+    ours = [name for name in VALUES["images"] if name != "curl"]
+    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in ours}}
+    assert "registry" not in notes(tmp_path, values=own)
 
 
 def test_the_notes_say_how_to_reach_grpc_brokers(tmp_path):
     text = notes(tmp_path, "--namespace", "edge", values=grpc() | {"grpcClient": {"enabled": True}})
-    assert "are at cameras-svc:50051:" in text
+    assert "The gRPC brokers of cameras serve at cameras-svc:50051. Each broker serves only" in text
     assert "kubectl --namespace edge port-forward service/cameras-svc 50051\n" in text
     assert "grpcurl -plaintext localhost:50051 http.DeviceService/ReadSensor" in text
     assert "kubectl --namespace edge get services --selector controller=akri.sh" in text
@@ -86,29 +94,31 @@ def test_the_notes_say_how_to_reach_grpc_brokers(tmp_path):
 
 def test_the_notes_forward_to_the_port_that_the_service_has(tmp_path):
     text = notes(tmp_path, values=grpc(configurationService={"ports": [{"name": "grpc", "port": 80}]}))
-    assert "are at cameras-svc:80:" in text
+    assert "serve at cameras-svc:80. " in text
     assert "port-forward service/cameras-svc 50051:80\n" in text
     assert "grpc-client" not in text
 
 
 def test_without_a_service_the_notes_promise_no_address(tmp_path):
     text = notes(tmp_path, values=grpc(configurationService={"enabled": False}))
-    assert "each of which knows its own device alone:" in text
+    assert "cameras has gRPC brokers. Each broker serves only the device of its Instance:" in text
+    assert "serve at" not in text
     assert "port-forward" not in text
 
 
 def test_the_notes_speak_of_grpc_only_where_it_is_used(tmp_path):
-    assert "grpc" not in notes(tmp_path).lower()
-    assert "grpc" not in notes(tmp_path, values=configuration()).lower()
+    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in VALUES["images"]}}
+    assert "grpc" not in notes(tmp_path, values=own).lower()
+    assert "grpc" not in notes(tmp_path, values=own | configuration()).lower()
 
 
 def test_the_notes_leave_out_what_was_not_installed(tmp_path):
     text = notes(tmp_path, values={"handler": {"enabled": False}, "configurations": []})
     assert "daemonset" not in text and "helm test" not in text and "logs" not in text
-    assert "no Configurations in this release" in text
+    assert "This release has no Configurations" in text
 
 
 @pytest.mark.parametrize(("details", "said"), [("http://discovery:9999/x", True), ("https://devices.example.com/", False)])
 def test_the_notes_speak_of_the_mock_only_where_it_is_polled(tmp_path, details, said):
     values = {"configurations": [{"name": "a", "discoveryDetails": {"url": details}}]}
-    assert ("Nothing in this release answers" in notes(tmp_path, values=values)) == said
+    assert ('no Service called "discovery"' in notes(tmp_path, values=values)) == said

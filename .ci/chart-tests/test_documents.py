@@ -1,6 +1,7 @@
-"""What is written about the chart is true: the values, the plain manifests, Akri's values and docs/install.md."""
+"""What the project says about the chart is true: the values, the manifests, Akri's values and docs/install.md."""
 
 import json
+import math
 import re
 import shlex
 
@@ -18,9 +19,7 @@ AKRI_KEYS = {
     if line and not line.startswith("#")
 }
 INSTALL = ROOT / "docs" / "install.md"
-# A setting of a binary: the name of its variable and its default.
-SETTING = re.compile(r'env = "(\w+)"[^\]]*?default_value = "([^"]*)"')
-# Keys of lists whose form values.yaml tells in words, because they are empty by default.
+# Keys whose form values.yaml describes in words, because they are empty by default.
 IN_WORDS = {
     "configurations.broker.configurationService",
     "configurations.broker.image",
@@ -40,7 +39,7 @@ def resolved(schema):
 
 
 def schema_keys(schema, path=""):
-    """Every key that the schema knows, with a dot between levels and nothing for lists."""
+    """Every key of the schema, with a dot between levels. Lists add no level."""
     schema = resolved(schema)
     for key, below in schema.get("properties", {}).items():
         name = f"{path}.{key}".lstrip(".")
@@ -62,7 +61,7 @@ def value_keys(values, path=""):
 
 
 def free(path):
-    """Whether a key is inside a map whose keys are the user's or Kubernetes', such as nodeSelector."""
+    """Whether a key is in a map with any keys, such as nodeSelector."""
     schema = SCHEMA
     for key in path.split("."):
         schema = resolved(schema)
@@ -97,7 +96,7 @@ def test_every_object_of_the_schema_is_closed_or_left_to_kubernetes():
 
 
 def test_every_value_is_explained_by_a_comment():
-    """By the nearest comment above it, which names it."""
+    """The nearest comment above a key names it."""
     obvious = {"repository", "tag", "pullPolicy", "memory", "cpu", "type", "kubernetes.io/os"}
     comment, unexplained = "", []
     previous = ""
@@ -111,41 +110,61 @@ def test_every_value_is_explained_by_a_comment():
     assert unexplained == []
 
 
+def settings(source):
+    """The settings with a variable in a Rust source: the variable's name and its default, None if it has none."""
+    text = (ROOT / source).read_text()
+    found = {}
+    for attributes, field in re.findall(r"#\[arg\(([^\]]*)\)\]\s*pub (\w+):", text):
+        if variable := re.search(r'\benv\b(?: = "(\w+)")?', attributes):
+            default = re.search(r'default_value(?: = "([^"]*)"|_t = (\w+))', attributes)
+            if default and default[2]:
+                product = re.search(rf"^const {default[2]}: usize = ([\d* ]+);", text, flags=re.MULTILINE)[1]
+                default = [None, str(math.prod(map(int, product.split("*"))))]
+            found[variable[1] or field.upper()] = default and default[1]
+    return found
+
+
 def test_the_handlers_settings_and_their_defaults_are_those_of_the_handler():
-    config = ROOT / "discovery-handler" / "src" / "config.rs"
-    if not config.exists():
-        pytest.skip("this tree has no handler yet")
-    handlers = dict(
-        (name.upper(), default)
-        for default, name in re.findall(r'default_value = "([^"]*)"[^\]]*\]\s*pub (\w+):', config.read_text())
-    )
+    own = "discovery-handler/src/config.rs"
+    handlers = settings("discovery/src/settings.rs") | settings(own)
+    for name, default in re.findall(r'mut_arg\("(\w+)".*default_value\("(\w+)"\)', (ROOT / own).read_text()):
+        handlers[name.upper()] = default
     (container,) = pod_spec(only(template("--set", "handler.network.enabled=true"), "DaemonSet"))["containers"]
     charts = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     assert charts == handlers | {"RUST_LOG": "info"}
 
 
 def test_the_grpc_port_and_settings_are_those_of_the_broker_and_the_client():
-    sources = [ROOT / "broker" / "src" / f"grpc_{name}.rs" for name in ("broker", "client")]
-    if not all(source.exists() for source in sources):
-        pytest.skip("this tree has no gRPC broker yet")
-    broker, client = (dict(SETTING.findall(source.read_text())) for source in sources)
+    broker, client = settings("broker/src/grpc/settings.rs"), settings("broker/src/client/settings.rs")
+    assert broker.keys() == {"GRPC_ENDPOINT", "MIN_INTERVAL", "MAX_READS"}
     (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
     assert broker["GRPC_ENDPOINT"] == f"0.0.0.0:{container['ports'][0]['containerPort']}"
-    known = VALUES_TEXT.replace("\n      #", "")
+    known = re.sub(r"\n +#", "", VALUES_TEXT)
     for name, default in broker.items():
         assert f"{name} ({default}" in known
     for name in ("POLL_INTERVAL", "SENSOR_NAME"):
         assert f"{name} ({client[name]})" in known
 
 
+def test_the_standalone_brokers_setting_is_explained():
+    known = re.sub(r"\n +#", "", VALUES_TEXT)
+    for name, default in settings("broker/src/standalone.rs").items():
+        assert f"The standalone broker reads {name} ({default})" in known
+
+
+def test_the_document_says_how_many_connections_a_grpc_broker_accepts():
+    server = (ROOT / "broker/src/grpc/server.rs").read_text()
+    limit = re.search(r"^pub const CONNECTIONS: usize = (\d+);", server, flags=re.MULTILINE)[1]
+    assert INSTALL.read_text().count(f" {limit} connections with open calls") == 2
+
+
 def test_the_probes_ask_for_the_service_that_the_broker_serves():
-    proto = ROOT / "proto" / "http.proto"
-    if not proto.exists():
-        pytest.skip("this tree has no http.proto yet")
-    package = re.search(r"^package (\w+);", proto.read_text(), flags=re.MULTILINE)[1]
-    service = re.search(r"^service (\w+)", proto.read_text(), flags=re.MULTILINE)[1]
+    proto = (ROOT / "proto" / "http.proto").read_text()
+    package = re.search(r"^package (\w+);", proto, flags=re.MULTILINE)[1]
+    service = re.search(r"^service (\w+)", proto, flags=re.MULTILINE)[1]
     (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
-    assert container["readinessProbe"]["grpc"]["service"] == f"{package}.{service}"
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"]["service"] == f"{package}.{service}"
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -184,6 +203,21 @@ def test_the_values_for_akris_chart_name_the_images_and_details_of_ours():
     assert custom["configuration"]["discoveryHandlerName"] == VALUES["handler"]["name"]
 
 
+def test_the_values_name_the_placeholder_registry_of_the_document():
+    registry = re.search(r"^REGISTRY=(.*)$", INSTALL.read_text(), flags=re.MULTILINE)[1]
+    images = {name: image["repository"] for name, image in VALUES["images"].items() if name != "curl"}
+    example = yaml.safe_load((ROOT / "helm/examples/private-registry.yaml").read_text())["images"]
+    assert images == {name: image["repository"] for name, image in example.items()}
+    assert all(repository.startswith(f"{registry}/") for repository in images.values())
+
+
+def test_the_document_builds_and_pushes_every_image_of_the_values():
+    images = {image["repository"].split("/")[-1] for name, image in VALUES["images"].items() if name != "curl"}
+    for action, option in (("build", "--tag"), ("push", None)):
+        found = {next(options(w, option)) if option else w[2] for w in COMMANDS if w[:2] == ["docker", action]}
+        assert found == {f"$REGISTRY/{image}:$TAG" for image in images}
+
+
 def test_the_chart_has_the_version_of_the_workspace():
     cargo = (ROOT / "Cargo.toml").read_text()
     version = re.search(r'^version = "(.*)"$', cargo, flags=re.MULTILINE)[1]
@@ -205,7 +239,7 @@ def test_an_instance_as_in_akris_documents_fits_the_schema_that_we_wrote():
 
 
 def commands():
-    """Every command of docs/install.md, as words; continued lines are one command."""
+    """Every command of docs/install.md, as words. Continued lines are one command."""
     text = INSTALL.read_text()
     for block in re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
@@ -217,7 +251,7 @@ COMMANDS = list(commands())
 
 
 def options(words, *names):
-    """What follows these options, as `--name value` or `--name=value`."""
+    """The values of these options, given as `--name value` or `--name=value`."""
     for index, word in enumerate(words):
         for name in names:
             if word == name:
@@ -231,10 +265,7 @@ def test_every_file_that_a_documented_command_names_exists(words):
     files = {file for file in options(words, "--file", "--filename", "-f", "--values") if file != "-"}
     files |= {word for word in words if word.startswith(("helm/", "./helm/", "kubernetes/", "./kubernetes/"))}
     for file in files:
-        path = ROOT / file
-        if words[:2] == ["docker", "build"] and not (ROOT / "Dockerfile.discovery-handler").exists():
-            pytest.skip("this tree has no Dockerfiles yet")
-        assert path.exists(), file
+        assert (ROOT / file).exists(), file
 
 
 HELM_COMMANDS = [w for w in COMMANDS if w[0] == "helm" and w[1] in ("install", "upgrade", "template", "show", "lint")]

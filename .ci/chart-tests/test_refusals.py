@@ -1,4 +1,4 @@
-"""Values that are refused, and the words with which they are."""
+"""Values that the chart refuses, and its errors."""
 
 import pytest
 from chart import configuration, grpc, refusal, template
@@ -20,7 +20,7 @@ def prop(**keys):
     return configuration(discoveryProperties=[{"name": "TOKEN"} | keys])
 
 
-# What is wrong, the values, and what the message has to say.
+# What is wrong, the values, and what the error must contain.
 REFUSED = [
     # Unknown keys, at every level.
     ("an unknown key at the top", {"handlers": {}}, "additional properties 'handlers' not allowed"),
@@ -50,62 +50,61 @@ REFUSED = [
     ("probes in words", grpc(probes="no"), "at '/configurations/0/broker/probes': got string, want boolean"),
     ("a Service that is switched on in words", grpc(instanceService={"enabled": "true"}), "instanceService/enabled': got string, want boolean"),
     ("a hundred mock devices", {"mockDevices": {"count": 100}}, "at '/mockDevices/count': maximum: got 100, want 99"),
-    ("a message longer than the Agent accepts", handler(maxMessageBytes=4194305), "handler.maxMessageBytes: 4194305 is not from 1024 to 4194304, which is the most that the Agent accepts"),
-    ("a list of any length", handler(maxBodyBytes=0), "handler.maxBodyBytes: 0 is not from 1024 to 1073741824"),
-    ("too many redirects", handler(maxRedirects=21), "maximum: got 21, want 20"),
-    ("the name of the Agent's socket", handler(name="agent-registration"), "the Agent's own is agent-registration"),
+    ("a list of any length", handler(maxBodyBytes=0), "handler.maxBodyBytes: 0 is out of range; use 1024 to 1073741824"),
+    ("a list that is too long", handler(maxBodyBytes=1073741825), "handler.maxBodyBytes: 1073741825 is out of range"),
+    ("the name of the Agent's socket", handler(name="agent-registration"), "must not be agent-registration, the name of the Agent's socket"),
     ("a truth in words", handler(shared="yes"), "at '/handler/shared': got string, want boolean"),
     ("an unknown pull policy", {"images": {"curl": {"pullPolicy": "Sometimes"}}}, "value must be one of 'Always', 'IfNotPresent', 'Never'"),
     ("a stop that is too short", handler(terminationGracePeriodSeconds=4), "minimum: got 4, want 5"),
     # Names.
-    ("a name of 53 characters", configuration(name="a" * 53), "has 53 characters; at most 52 fit, because Akri makes longer names of it"),
-    ("a name of 50 characters with a Job", configuration(name="a" * 50, broker=JOB), "has 50 characters; at most 49 fit with a Job"),
-    ("a name in upper case", configuration(name="Cameras"), "configurations[0].name: \"Cameras\" may have lower-case letters, digits and '-' alone"),
-    ("a name with a dot", configuration(name="a.b"), "may have lower-case letters, digits and '-' alone"),
-    ("a name that ends with a dash", configuration(name="a-"), "begins and ends with a letter or a digit"),
-    ("a Service whose name would begin with a digit", configuration(name="3d", broker={"instanceService": PORTS}), "which the name of a Service may not"),
-    ("a gRPC broker whose Services' names would begin with a digit", configuration(name="3d", broker={"kind": "grpc"}), "which the name of a Service may not"),
-    ("a name twice", {"configurations": [{"name": "a", "discoveryDetails": "http://a"}] * 2}, "configurations[1].name: \"a\" is there twice"),
-    ("a handler name in upper case", handler(name="HTTP"), "handler.name: \"HTTP\" may have lower-case letters, digits, '-', '.' and '_' alone"),
-    ("a handler name with a slash", handler(name="a/b"), "because it names a socket"),
-    ("the walkthrough's pull secret", {"imagePullSecrets": [{"name": "crPullSecret"}]}, "\"crPullSecret\" cannot be the name of a Secret; Kubernetes wants lower-case letters, digits, '-' and '.', for example \"crpullsecret\""),
-    ("a relative path", handler(hostPath="var/lib/akri"), "handler.hostPath: \"var/lib/akri\" has to be an absolute path"),
+    ("a name of 53 characters", configuration(name="a" * 53), "has 53 characters; use at most 52, because Akri appends to the name"),
+    ("a name of 50 characters with a Job", configuration(name="a" * 50, broker=JOB), "has 50 characters; use at most 49 with a Job"),
+    ("a name in upper case", configuration(name="Cameras"), "configurations[0].name: \"Cameras\" is not allowed; use lower-case letters, digits and '-'"),
+    ("a name with a dot", configuration(name="a.b"), "use lower-case letters, digits and '-'"),
+    ("a name that ends with a dash", configuration(name="a-"), "beginning and ending with a letter or a digit"),
+    ("a Service whose name would begin with a digit", configuration(name="3d", broker={"instanceService": PORTS}), "begins with a digit, but the name of a Service must not"),
+    ("a gRPC broker whose Services' names would begin with a digit", configuration(name="3d", broker={"kind": "grpc"}), "begins with a digit, but the name of a Service must not"),
+    ("a name twice", {"configurations": [{"name": "a", "discoveryDetails": "http://a"}] * 2}, "configurations[1].name: another Configuration is already called \"a\""),
+    ("a handler name in upper case", handler(name="HTTP"), "handler.name: \"HTTP\" is not allowed; use at most 63 lower-case letters, digits, '-', '.' and '_'"),
+    ("a handler name with a slash", handler(name="a/b"), "The handler's socket gets this name"),
+    ("the walkthrough's pull secret", {"imagePullSecrets": [{"name": "crPullSecret"}]}, "\"crPullSecret\" cannot be the name of a Secret; use lower-case letters, digits, '-' and '.', for example \"crpullsecret\""),
+    ("a relative path", handler(hostPath="var/lib/akri"), "handler.hostPath: \"var/lib/akri\" is not an absolute path"),
     # Times.
     ("an interval without a unit", handler(pollInterval="10"), "handler.pollInterval: \"10\" is not a time from 100ms to 24h; write a whole number and a unit"),
     ("an interval that is too short", handler(pollInterval="99ms"), "handler.pollInterval: \"99ms\" is not a time from 100ms to 24h"),
     ("an interval that is too long", handler(pollInterval="25h"), "handler.pollInterval: \"25h\" is not a time"),
     ("a timeout that is too long", handler(pollTimeout="11m"), "handler.pollTimeout: \"11m\" is not a time from 100ms to 10m"),
-    ("a connect timeout of nought", handler(connectTimeout="0s"), "handler.connectTimeout: \"0s\" is not a time"),
+    ("a timeout of nought", handler(pollTimeout="0s"), "handler.pollTimeout: \"0s\" is not a time"),
     ("a time in days", handler(pollInterval="1d"), "handler.pollInterval: \"1d\" is not a time"),
     ("an interval of the details that is too short", configuration(discoveryDetails={"url": "http://a", "interval": "1ms"}), "configurations[0].discoveryDetails.interval: \"1ms\" is not a time from 100ms to 24h"),
     ("a timeout of the details that is too long", configuration(discoveryDetails={"url": "http://a", "timeout": "1h"}), "configurations[0].discoveryDetails.timeout: \"1h\" is not a time from 100ms to 10m"),
     # Addresses and properties.
-    ("an address without a scheme", configuration(discoveryDetails="discovery:9999/discovery"), "configurations[0].discoveryDetails: the address of the discovery service has to begin with http:// or https://"),
-    ("an address with a space", configuration(discoveryDetails={"url": "http://a/ b"}), "may have no spaces"),
-    ("a property with a dash", configuration(discoveryProperties=[{"name": "A-B", "value": ""}]), "discoveryProperties[0].name: \"A-B\" may have letters, digits and '_' alone"),
-    ("a property without a value", prop(), "\"TOKEN\" needs either a value or a valueFrom"),
-    ("a property with two values", prop(value="a", valueFrom={"secretKeyRef": {"name": "a", "key": "b"}}), "needs either a value or a valueFrom"),
-    ("a property from nowhere", prop(valueFrom={}), "needs either a secretKeyRef or a configMapKeyRef"),
+    ("an address without a scheme", configuration(discoveryDetails="discovery:9999/discovery"), "configurations[0].discoveryDetails: this is not the URL of a discovery service; it must begin with http:// or https://"),
+    ("an address with a space", configuration(discoveryDetails={"url": "http://a/ b"}), "must not contain spaces"),
+    ("a property with a dash", configuration(discoveryProperties=[{"name": "A-B", "value": ""}]), "discoveryProperties[0].name: \"A-B\" is not allowed; use letters, digits and '_'"),
+    ("a property without a value", prop(), "\"TOKEN\" must have either a value or a valueFrom"),
+    ("a property with two values", prop(value="a", valueFrom={"secretKeyRef": {"name": "a", "key": "b"}}), "must have either a value or a valueFrom"),
+    ("a property from nowhere", prop(valueFrom={}), "must have either a secretKeyRef or a configMapKeyRef"),
     ("a reference without a key", prop(valueFrom={"configMapKeyRef": {"name": "a"}}), "missing property 'key'"),
-    ("a broker property with a dot", configuration(brokerProperties={"a.b": "c"}), "brokerProperties: \"a.b\" cannot name an environment variable"),
+    ("a broker property with a dot", configuration(brokerProperties={"a.b": "c"}), "brokerProperties: \"a.b\" cannot be the name of an environment variable"),
     # Brokers and updates.
-    ("a Job with a Service", configuration(broker=JOB | {"instanceService": PORTS}), "Akri gives Services to Pods alone"),
+    ("a Job with a Service", configuration(broker=JOB | {"instanceService": PORTS}), "Akri makes Services for Pods only"),
     ("a Job of a broker that never ends", configuration(broker={"workload": "Job"}), "the standalone broker never ends, so it cannot be a Job"),
-    ("a Job of a gRPC broker", configuration(broker=JOB | {"kind": "grpc"}), "kind grpc serves until its Instance goes, so it cannot be a Job"),
-    ("a Service of a type without ports", configuration(broker={"instanceService": {"type": "NodePort"}}), "broker.instanceService: needs ports, because only the broker of kind grpc has a port of its own"),
-    ("a Service that is switched on without ports", configuration(broker={"configurationService": {"enabled": True}}), "broker.configurationService: needs ports"),
-    ("a gRPC broker at another port", grpc(env=[{"name": "GRPC_ENDPOINT", "value": "0.0.0.0:8083"}]), "broker.env: GRPC_ENDPOINT \"0.0.0.0:8083\" has to end with :50051"),
+    ("a Job of a gRPC broker", configuration(broker=JOB | {"kind": "grpc"}), "a broker of kind grpc never ends, so it cannot be a Job"),
+    ("a Service of a type without ports", configuration(broker={"instanceService": {"type": "NodePort"}}), "broker.instanceService: ports are missing; only a broker of kind grpc has a default port"),
+    ("a Service that is switched on without ports", configuration(broker={"configurationService": {"enabled": True}}), "broker.configurationService: ports are missing"),
+    ("a gRPC broker at another port", grpc(env=[{"name": "GRPC_ENDPOINT", "value": "0.0.0.0:8083"}]), "broker.env: GRPC_ENDPOINT is \"0.0.0.0:8083\", but the probes and the Services need port 50051"),
     ("a gRPC client without a gRPC broker", client({}), "grpcClient: no Configuration has a broker of kind grpc"),
     ("a gRPC client of nothing at all", client({"configurations": []}), "grpcClient: no Configuration has a broker of kind grpc"),
-    ("a gRPC client of another kind of broker", client(configuration(broker={"kind": "standalone"}), configuration="cameras"), "grpcClient.configuration: \"cameras\" has no broker of kind grpc"),
+    ("a gRPC client of another kind of broker", client(configuration(broker={"kind": "standalone"}), configuration="cameras"), "grpcClient.configuration: the Configuration \"cameras\" has no broker of kind grpc"),
     ("a gRPC client of a Configuration without a broker", client(configuration(), configuration="cameras"), "\"cameras\" has no broker of kind grpc"),
-    ("a gRPC client of an unknown Configuration", client(configuration="camera"), "grpcClient.configuration: there is no \"camera\" in configurations, which has cameras"),
-    ("a gRPC client without a Service", client(grpc(configurationService=OFF)), "reaches the brokers of \"cameras\" through their configurationService, which is switched off"),
-    ("a gRPC client that ends", client(args=["--once"]), "grpcClient.args: --once ends the client, and the Deployment would start it again and again"),
-    ("a gRPC client with another endpoint", client(env=[{"name": "GRPC_ENDPOINT", "value": "a:1"}]), "grpcClient.env: GRPC_ENDPOINT comes from grpcClient.configuration"),
-    ("settings of a Job for a Pod", configuration(broker={"job": {"backoffLimit": 5}}), "broker.job: is for workload Job, and this is a Pod"),
+    ("a gRPC client of an unknown Configuration", client(configuration="camera"), "grpcClient.configuration: there is no Configuration \"camera\"; the configurations are: cameras."),
+    ("a gRPC client without a Service", client(grpc(configurationService=OFF)), "the configurationService of \"cameras\" is off, but the client connects to it"),
+    ("a gRPC client that ends", client(args=["--once"]), "grpcClient.args: with --once the client ends, and the Deployment would restart it again and again"),
+    ("a gRPC client with another endpoint", client(env=[{"name": "GRPC_ENDPOINT", "value": "a:1"}]), "grpcClient.env: the chart sets GRPC_ENDPOINT itself"),
+    ("settings of a Job for a Pod", configuration(broker={"job": {"backoffLimit": 5}}), "broker.job: this broker is a Pod; set workload to Job"),
     ("two Pods at one socket", handler(updateStrategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}), "maxSurge 1 needs handler.network.enabled=true"),
-    ("a surge beside what may be missing", handler(network={"enabled": True}, updateStrategy={"rollingUpdate": {"maxSurge": 1}}), "Kubernetes wants maxUnavailable 0, and it is 1"),
+    ("a surge beside what may be missing", handler(network={"enabled": True}, updateStrategy={"rollingUpdate": {"maxSurge": 1}}), "Kubernetes allows maxSurge 1 only with maxUnavailable 0, but maxUnavailable is 1"),
 ]  # fmt: skip
 
 

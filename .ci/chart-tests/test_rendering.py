@@ -1,4 +1,4 @@
-"""What the chart renders: valid for Kubernetes and Akri, safe, and as the walkthrough needs it."""
+"""What the chart renders is valid for Kubernetes and Akri, safe, and what Akri's walkthrough needs."""
 
 import copy
 
@@ -21,7 +21,7 @@ MOCKS = {"mockDevices": {"enabled": True}}
 JOB = {"workload": "Job", "image": {"repository": "example.com/reader", "tag": "1"}}
 SERVICE = {"ports": [{"name": "api", "port": 80, "targetPort": "api"}]}
 
-# The table of value sets; the examples are more of them.
+# Sets of values. The examples are further sets.
 VALUE_SETS = {
     "the defaults": {},
     "nothing at all": {"handler": {"enabled": False}, "configurations": []},
@@ -36,10 +36,7 @@ VALUE_SETS = {
             "hostPath": "/srv/akri",
             "pollInterval": "24h",
             "pollTimeout": "10m",
-            "connectTimeout": "100ms",
-            "maxRedirects": 0,
             "maxBodyBytes": 1073741824,
-            "maxMessageBytes": 1000000,
             "logLevel": "akri_http_discovery_handler=debug,info",
             "resources": {"limits": {"memory": "64Mi"}},
             "updateStrategy": {"type": "OnDelete"},
@@ -237,10 +234,7 @@ def test_large_numbers_reach_the_handler_as_whole_numbers():
         "SHARED": "true",
         "POLL_INTERVAL": "10s",
         "POLL_TIMEOUT": "5s",
-        "CONNECT_TIMEOUT": "3s",
-        "MAX_REDIRECTS": "5",
-        "MAX_BODY_BYTES": "16777216",
-        "MAX_MESSAGE_BYTES": "4194304",
+        "MAX_BODY_BYTES": "4194304",
         "RUST_LOG": "info",
     }
 
@@ -257,7 +251,7 @@ def test_the_default_configuration_is_the_walkthroughs():
     assert spec["discoveryHandler"] == {"name": "http", "discoveryDetails": "http://discovery:9999/discovery"}
     assert spec["capacity"] == 1
     (broker,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
-    assert broker["image"] == "ghcr.io/akri-http/http-broker:0.1.0"
+    assert broker["image"] == "registry.example.com/me/http-broker:0.1.0"
     assert broker["resources"]["requests"]["{{PLACEHOLDER}}"] == "1"
     assert broker["resources"]["limits"]["{{PLACEHOLDER}}"] == "1"
 
@@ -310,7 +304,7 @@ def test_without_references_the_agent_gets_no_right():
 def test_a_grpc_broker_serves_on_50051_behind_both_services():
     spec = only(template(values=grpc()), "Configuration")["spec"]
     (container,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
-    assert container["image"] == "ghcr.io/akri-http/http-grpc-broker:0.1.0"
+    assert container["image"] == "registry.example.com/me/http-grpc-broker:0.1.0"
     assert container["ports"] == [{"name": "grpc", "containerPort": 50051, "protocol": "TCP"}]
     ports = [{"name": "grpc", "port": 50051, "targetPort": 50051, "protocol": "TCP"}]
     assert spec["instanceServiceSpec"] == spec["configurationServiceSpec"] == {"type": "ClusterIP", "ports": ports}
@@ -320,13 +314,14 @@ def test_a_grpc_broker_serves_on_50051_behind_both_services():
     }
 
 
-def test_a_grpc_broker_is_probed_but_never_killed_for_being_busy():
+def test_a_grpc_broker_has_a_minute_to_start_and_is_restarted_after_two_minutes_without_an_answer():
     (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
-    for probe in ("startupProbe", "readinessProbe"):
-        assert container[probe]["grpc"] == {"port": 50051, "service": "http.DeviceService"}
-    startup = container["startupProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] == 60
-    assert "livenessProbe" not in container
+    patience = {}
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container[name]
+        assert probe["grpc"] == {"port": 50051, "service": "http.DeviceService"}
+        patience[name] = probe["periodSeconds"] * probe["failureThreshold"]
+    assert patience == {"startupProbe": 60, "readinessProbe": 30, "livenessProbe": 120}
 
 
 def test_probes_and_services_of_a_grpc_broker_can_be_switched_off():
@@ -372,7 +367,7 @@ def test_the_grpc_client_talks_to_the_service_that_akri_makes(broker, address):
     name, port = address.split(":")
     assert made[name] == int(port)
     (container,) = pod_spec(only(objects, "Deployment", "akri-http-grpc-client"))["containers"]
-    assert container["image"] == "ghcr.io/akri-http/http-grpc-client:0.1.0"
+    assert container["image"] == "registry.example.com/me/http-grpc-client:0.1.0"
     assert environment(container) == {"GRPC_ENDPOINT": address}
     assert "args" not in container
 

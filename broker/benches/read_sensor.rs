@@ -21,7 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use akri_http_broker::{endpoints::Endpoint, read::Reader};
+use akri_device_http::Endpoint;
+use akri_http_broker::read::Reader;
 use akri_http_mock_device::{Devices, serve};
 use akri_http_proto::http::{ReadSensorRequest, device_service_client::DeviceServiceClient};
 use tokio::task::JoinSet;
@@ -50,10 +51,9 @@ async fn main() {
         measured.row("the device itself", callers, "", "");
     }
     let ours = env!("CARGO_BIN_EXE_grpc-broker");
-    broker("this broker, shared reads", ours, device, "true").await;
-    broker("this broker, no shared reads", ours, device, "false").await;
+    broker("this broker", ours, device).await;
     if let Ok(other) = std::env::var("OTHER_BROKER") {
-        broker("the other broker", &other, device, "").await;
+        broker("the other broker", &other, device).await;
     }
 }
 
@@ -76,7 +76,7 @@ fn device() -> SocketAddr {
 }
 
 /// The broker that `binary` is, with all numbers of callers one after the other.
-async fn broker(name: &str, binary: &str, device: SocketAddr, shared_reads: &str) {
+async fn broker(name: &str, binary: &str, device: SocketAddr) {
     // Not every broker takes port 0 and tells what it got.
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
@@ -85,7 +85,6 @@ async fn broker(name: &str, binary: &str, device: SocketAddr, shared_reads: &str
         Command::new(binary)
             .arg(format!("--grpc_endpoint={address}"))
             .env("AKRI_HTTP_DEVICE_ENDPOINT", format!("http://{device}"))
-            .env("SHARED_READS", shared_reads)
             .env("RUST_LOG", "error")
             .stderr(Stdio::null())
             .spawn()

@@ -1,136 +1,74 @@
-//! One bounded read of one device.
+//! One reading of one device.
 
 use std::{
     error::Error,
-    fmt, io,
+    fmt,
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context;
-use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, header::CONTENT_TYPE, redirect};
-use rustls::CertificateError;
+use akri_daemon::one_line;
+use akri_device_http::{Client, HttpError, Redirects, Url};
 
-use crate::one_line;
-
-/// The time that a read may take, from the look-up of the name to the last byte of the body.
+/// How long a read may take, from the look-up of the name to the last byte of the body.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The largest body that is read.
+/// The largest body that is read, in bytes.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
-
-/// How many redirects are followed. They may not leave the device's host: a device must not make its
-/// broker read what only the broker can reach.
-pub const MAX_REDIRECTS: usize = 5;
 
 /// What a device answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The body, whole and unchanged.
     pub value: String,
-    /// The Content-Type as [`one_line`]; empty where there is none, or none that is ASCII.
+    /// The Content-Type as one line of at most 256 characters; empty if there is none, or none that is ASCII.
     pub content_type: String,
-    /// When the whole answer was there.
+    /// When the whole answer had arrived.
     pub read_at: SystemTime,
 }
 
-/// Reads devices over HTTP, with one client that keeps connections alive.
-#[derive(Clone, Debug)]
-pub struct Reader {
-    client: Client,
+impl Reading {
+    /// The value as a number, if it is a finite one. Blanks around it are ignored.
+    pub(crate) fn number(&self) -> Option<f64> {
+        let number = self.value.trim().parse().ok();
+        number.filter(|number: &f64| number.is_finite())
+    }
 }
 
+/// Reads devices. Clones share their connections, which stay open from one read to the next.
+#[derive(Clone, Debug)]
+pub struct Reader(Client);
+
 impl Reader {
-    /// A reader that reaches devices directly: a proxy in the environment is not used. Where the
-    /// system has no CA certificates, there is a warning, and no https device can be trusted.
+    /// A reader that follows redirects only within a device's own scheme, host and port.
     ///
     /// # Errors
-    /// The HTTP client cannot be built.
+    /// The HTTP client cannot be set up.
     pub fn new() -> anyhow::Result<Self> {
-        // It is an error when there is one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = builder().build().or_else(|error| {
-            log::warn!("no https device can be trusted: {}", deepest(&error));
-            builder().tls_certs_only([]).build()
-        });
-        Ok(Self {
-            client: client.context("cannot build the HTTP client")?,
-        })
+        let user_agent = concat!("akri-http-broker/", env!("CARGO_PKG_VERSION"));
+        Client::new(user_agent, Redirects::SameOrigin).map(Self)
     }
 
-    /// What the device at `url` answers to a GET, within [`TIMEOUT`] and [`MAX_BODY_BYTES`]. Dropping
-    /// the future gives the read up.
+    /// Sends one GET to `url`, within [`TIMEOUT`] and [`MAX_BODY_BYTES`]. Dropping the future cancels the read.
     ///
     /// # Errors
-    /// Whatever keeps the device from giving a 2xx answer that is text.
+    /// The device does not give a complete 2xx answer that is text.
     pub async fn read(&self, url: &Url) -> Result<Reading, ReadError> {
-        let response = self
-            .client
-            .get(url.clone())
-            .send()
-            .await
-            .map_err(ReadError::from)?;
-        if !response.status().is_success() {
-            return Err(ReadError::Status(response.status()));
-        }
-        let content_type = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .map_or_else(String::new, one_line);
-        let value = String::from_utf8(body(response).await?).map_err(|_| ReadError::NotText)?;
+        let reply = self.0.get(url, "*/*", TIMEOUT).await?;
+        let content_type = one_line(reply.content_type());
+        let body = reply.body(MAX_BODY_BYTES).await?;
         Ok(Reading {
-            value,
+            value: String::from_utf8(body).map_err(|_| ReadError::NotText)?,
             content_type,
             read_at: SystemTime::now(),
         })
     }
 }
 
-fn builder() -> ClientBuilder {
-    Client::builder()
-        .user_agent(concat!("akri-http-broker/", env!("CARGO_PKG_VERSION")))
-        .timeout(TIMEOUT)
-        .no_proxy()
-        .referer(false)
-        .redirect(redirect::Policy::custom(|attempt| {
-            let first = attempt.previous().first();
-            if attempt.previous().len() > MAX_REDIRECTS {
-                attempt.error(format!("more than {MAX_REDIRECTS} redirects"))
-            } else if first.is_some_and(|first| first.host() != attempt.url().host()) {
-                attempt.error("redirected to another host")
-            } else {
-                attempt.follow()
-            }
-        }))
-}
-
-/// The limit holds while reading: the length that a device announces need not be true.
-async fn body(mut response: Response) -> Result<Vec<u8>, ReadError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(ReadError::from)? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(ReadError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// Why a device could not be read. Shown in plain words, without the URL.
+/// Why a device could not be read, in plain words and without the URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadError {
-    /// The answer was not complete within [`TIMEOUT`].
-    TimedOut,
-    /// No connection: unknown name, refused, no route, certificate not trusted.
-    NoConnection(String),
-    /// There was a connection, but no complete HTTP answer.
-    NoAnswer(String),
-    /// The device redirects elsewhere, or on and on.
-    Redirect(String),
-    /// The answer is not 2xx.
-    Status(StatusCode),
-    /// The body has more than [`MAX_BODY_BYTES`].
-    TooLarge,
+    /// There is no usable answer.
+    Http(HttpError),
     /// The body is not UTF-8.
     NotText,
 }
@@ -138,56 +76,45 @@ pub enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TimedOut => write!(f, "no complete answer within {TIMEOUT:?}"),
-            Self::NoConnection(cause) => write!(f, "cannot connect: {cause}"),
-            Self::NoAnswer(cause) => write!(f, "no complete answer: {cause}"),
-            Self::Redirect(cause) => write!(f, "redirect not followed: {cause}"),
-            Self::Status(status) => write!(f, "answered {status}"),
-            Self::TooLarge => write!(f, "the answer has more than {MAX_BODY_BYTES} bytes"),
-            Self::NotText => write!(f, "the answer is not text (not UTF-8)"),
+            Self::Http(error) => error.fmt(f),
+            Self::NotText => f.write_str("the reply is not text (UTF-8)"),
         }
     }
 }
 
 impl Error for ReadError {}
 
-impl From<reqwest::Error> for ReadError {
-    fn from(error: reqwest::Error) -> Self {
-        let cause = deepest(&error);
-        if error.is_timeout() {
-            Self::TimedOut
-        } else if error.is_redirect() {
-            Self::Redirect(cause)
-        } else if error.is_connect() {
-            Self::NoConnection(cause)
-        } else {
-            Self::NoAnswer(cause)
-        }
+impl From<HttpError> for ReadError {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
     }
 }
 
-/// The innermost error says what happened ("Connection refused"); those around it name layers, and
-/// the outermost the URL.
-pub(crate) fn deepest(error: &(dyn Error + 'static)) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    // An io::Error passes over the error that it wraps, and they may be nested.
-    while let Some(wrapped) = deepest
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-    {
-        deepest = wrapped;
-    }
-    match deepest.downcast_ref::<rustls::Error>() {
-        // In rustls' words these hold the current time, and would be a new cause with each read.
-        Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. })) => {
-            "the certificate has expired".to_owned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_finite_and_alone() {
+        for (text, expected) in [
+            ("0.5\n", Some(0.5)),
+            (" -1e3 ", Some(-1000.0)),
+            ("+7", Some(7.0)),
+            ("", None),
+            ("21.5 C", None),
+            ("1,5", None),
+            ("nan", None),
+            ("inf", None),
+            ("-Infinity", None),
+            ("1e999", None),
+            ("0x10", None),
+        ] {
+            let reading = Reading {
+                value: text.to_owned(),
+                content_type: String::new(),
+                read_at: SystemTime::UNIX_EPOCH,
+            };
+            assert_eq!(reading.number(), expected, "{text:?}");
         }
-        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
-            ..
-        })) => "the certificate is not valid yet".to_owned(),
-        _ => one_line(&deepest.to_string()),
     }
 }

@@ -9,13 +9,17 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use akri_http_proto::http::device_service_client::DeviceServiceClient;
 use support::{
     Binary, VARIABLE, device,
     grpc::{Broker, every, next, next_value, read},
-    hanging, healthy,
+    healthy,
+    raw::Raw,
 };
 use tonic::Code;
 
@@ -28,7 +32,7 @@ async fn started(variables: &[(&str, &str)]) -> (Binary, String) {
 }
 
 #[tokio::test]
-async fn an_error_at_the_start_is_one_line_and_a_status() {
+async fn an_error_at_the_start_is_one_line_and_a_status_whatever_is_logged() {
     let valid = (VARIABLE, "device:80");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listener.local_addr().unwrap().to_string();
@@ -37,13 +41,13 @@ async fn an_error_at_the_start_is_one_line_and_a_status() {
             vec![],
             vec![],
             1,
-            vec!["AKRI_HTTP_DEVICE_ENDPOINT ", "is set"],
+            vec!["no device: set AKRI_HTTP_DEVICE_ENDPOINT "],
         ),
         (
             vec![(VARIABLE, "ftp://a:secret@b")],
             vec![],
             1,
-            vec!["only http and https"],
+            vec!["AKRI_HTTP_DEVICE_ENDPOINT ", "http or https"],
         ),
         (
             vec![valid, ("GRPC_ENDPOINT", "localhost")],
@@ -75,27 +79,28 @@ async fn an_error_at_the_start_is_one_line_and_a_status() {
             vec!["--max-reads", "MAX_READS", "'0'", "1..=1024"],
         ),
         (
-            vec![valid, ("SHARED_READS", "perhaps")],
+            vec![valid, ("RUST_LOG", "akri=loud")],
             vec![],
             2,
-            vec!["--shared-reads", "SHARED_READS", "'perhaps'", "true"],
+            vec!["RUST_LOG", "akri=loud"],
         ),
     ] {
-        let (ended, lines) = Binary::grpc_broker(&variables, &arguments).end().await;
-        assert_eq!(ended.code(), Some(status), "{lines:#?}");
-        assert_eq!(lines.len(), 1, "{lines:#?}");
-        for part in parts {
-            assert!(
-                lines[0].starts_with("error: ") && lines[0].contains(part),
-                "{part}: {lines:#?}"
-            );
+        let silent = [&[("RUST_LOG", "off")], &variables[..]].concat();
+        for variables in [variables, silent] {
+            let (ended, lines) = Binary::grpc_broker(&variables, &arguments).end().await;
+            assert_eq!(ended.code(), Some(status), "{lines:#?}");
+            assert_eq!(lines.len(), 1, "{lines:#?}");
+            assert!(lines[0].starts_with("error: "), "{lines:#?}");
+            for part in &parts {
+                assert!(lines[0].contains(part), "{part}: {lines:#?}");
+            }
+            assert!(!lines[0].contains("secret"), "{lines:#?}");
         }
-        assert!(!lines[0].contains("secret"), "{lines:#?}");
     }
 }
 
 #[tokio::test]
-async fn all_devices_of_the_pod_are_served() {
+async fn all_good_devices_of_the_pod_are_served() {
     let (a, b) = (
         healthy("a").await.to_string(),
         healthy("b").await.to_string(),
@@ -104,6 +109,7 @@ async fn all_devices_of_the_pod_are_served() {
         (VARIABLE, &*b),
         ("AKRI_HTTP_DEVICE_ENDPOINT_0000AA", &*a),
         ("AKRI_HTTP_DEVICE_ENDPOINT_0000BB", &*b),
+        ("AKRI_HTTP_DEVICE_ENDPOINT_0000CC", "http://bad:port"),
     ];
     let (_broker, address) = started(&variables).await;
     let mut client = DeviceServiceClient::connect(address).await.unwrap();
@@ -123,31 +129,26 @@ async fn all_devices_of_the_pod_are_served() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_it_within_5_s_with_streams_and_a_read_open() {
+async fn a_signal_ends_the_streams_and_cuts_off_a_call_that_does_not_end() {
     for signal in ["TERM", "INT"] {
-        let slow = hanging().await.to_string();
-        let (broker, address) = started(&[(VARIABLE, &slow)]).await;
-        let mut client = DeviceServiceClient::connect(address).await.unwrap();
-        let mut stream = client
-            .watch_sensor(every(Duration::from_secs(1)))
-            .await
-            .unwrap()
-            .into_inner();
-        let reading = tokio::spawn(async move { read(&mut client, "/x").await });
-        let signalled = Instant::now();
+        let good = healthy("1").await.to_string();
+        let (mut broker, address) = started(&[(VARIABLE, &good)]).await;
+        let mut client = DeviceServiceClient::connect(address.clone()).await.unwrap();
+        let watch = client.watch_sensor(every(Duration::from_secs(60))).await;
+        let mut stream = watch.unwrap().into_inner();
+        next_value(&mut stream).await;
+        // A call whose message never comes: by itself it would end after 15 s.
+        let mut call = Raw::connect(address.trim_start_matches("http://"), 65_535).await;
+        call.begin(1, "/http.DeviceService/ReadSensor").await;
+        call.answered_ping().await;
         broker.signal(signal).await;
-        assert_eq!(
-            next(&mut stream).await.unwrap_err().code(),
-            Code::Unavailable
-        );
+        let end = next(&mut stream).await.unwrap_err();
+        assert_eq!(end.code(), Code::Unavailable);
+        broker
+            .line_with("still open 3s after the stop, and are cut off")
+            .await;
         let (status, lines) = broker.end().await;
         assert_eq!(status.code(), Some(0), "{lines:#?}");
-        assert!(
-            signalled.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            signalled.elapsed()
-        );
-        reading.await.unwrap().unwrap_err();
     }
 }
 
@@ -222,29 +223,26 @@ async fn nothing_goes_on_when_it_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_device_that_comes_and_goes_is_two_lines_a_second_at_most() {
-    let requests = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let wavering = device(move |_, stream| {
-        let status = match requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 {
+async fn a_device_that_flaps_does_not_fill_the_log() {
+    let requests = AtomicUsize::new(0);
+    let flapping = device(move |_, stream| {
+        let status = match requests.fetch_add(1, Ordering::SeqCst) % 2 {
             0 => "500 Internal Server Error",
             _ => "200 OK",
         };
-        support::send(
-            stream,
-            format!("HTTP/1.1 {status}\r\ncontent-length: 1\r\n\r\n1").into(),
-        )
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 1\r\n\r\n1");
+        support::send(stream, answer.into())
     })
     .await
     .to_string();
-    let (broker, address) = started(&[(VARIABLE, &wavering)]).await;
+    let (broker, address) = started(&[(VARIABLE, &flapping)]).await;
     let mut client = DeviceServiceClient::connect(address).await.unwrap();
-    let started = Instant::now();
     for _ in 0..200 {
         let _ = read(&mut client, "").await;
     }
-    let seconds = started.elapsed().as_secs() as usize + 1;
     broker.signal("TERM").await;
     let (_, lines) = broker.end().await;
-    let told = lines.iter().filter(|line| line.contains(&wavering)).count();
-    assert!((1..=2 * seconds + 2).contains(&told), "{lines:#?}");
+    let told = lines.iter().filter(|line| line.contains(&flapping)).count();
+    // Ten at once, then one in ten seconds, instead of 200.
+    assert!((1..100).contains(&told), "{lines:#?}");
 }

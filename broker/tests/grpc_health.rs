@@ -66,6 +66,27 @@ async fn while_it_stops_it_is_not_serving_and_then_the_streams_end() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn a_reflection_stream_that_the_caller_leaves_open_ends_when_it_stops() {
+    use v1::server_reflection_client::ServerReflectionClient;
+    let broker = Broker::start(&[&nobody().await.to_string()]).await;
+    let mut client = ServerReflectionClient::new(broker.channel().await);
+    let silent = futures_util::stream::pending();
+    let mut answers = client
+        .server_reflection_info(silent)
+        .await
+        .unwrap()
+        .into_inner();
+    broker.stop.cancel();
+    let end = timeout(PATIENCE, answers.message()).await.unwrap();
+    assert_eq!(end.unwrap_err().code(), Code::Unavailable);
+    timeout(PATIENCE, broker.running)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
 /// The files of the descriptor set that the broker is built with.
 fn file() -> FileDescriptorProto {
     let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file;

@@ -96,8 +96,7 @@ async fn a_certificate_that_is_not_trusted_is_one_cause_and_one_line() {
     ] {
         let (device, mut connections) = https_device(certificate);
         let mut broker = standalone(device, authorities);
-        let line = broker.line_with("cannot be read").await;
-        assert!(line.contains(&format!("cannot connect: {cause}")), "{line}");
+        broker.line_with(&format!("cannot connect: {cause}")).await;
         // More than a second, so that a time in the cause would differ.
         for _ in 0..15 {
             connections.recv().await.unwrap();
@@ -105,7 +104,7 @@ async fn a_certificate_that_is_not_trusted_is_one_cause_and_one_line() {
         broker.signal("TERM").await;
         let (_, rest) = broker.end().await;
         assert!(
-            matches!(&rest[..], [line] if line.ends_with("stopping")),
+            matches!(&rest[..], [line] if line.contains("SIGTERM: stopping")),
             "{rest:#?}"
         );
     }
@@ -123,7 +122,7 @@ async fn without_authorities_http_is_read_all_the_same() {
     assert!(
         lines
             .iter()
-            .any(|line| line.contains("no https device can be trusted")),
+            .any(|line| line.contains("https cannot be used, http can")),
         "{lines:#?}"
     );
 }

@@ -9,12 +9,12 @@
 )]
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs,
     hint::black_box,
     io::{Read, Write},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command},
     sync::{
         Arc, Mutex,
@@ -23,14 +23,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use akri_http_discovery_handler::{details::DiscoveryDetails, reading::LastReply};
+use akri_discovery::DeviceList;
+use akri_http_discovery_handler::{
+    fetch::{Arriving, LastBody},
+    formats,
+};
 use akri_http_proto::v0::{
     Device, DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
 use prost::Message;
 use tonic::transport::Endpoint;
 
-const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+const MAX_BODY: usize = 4 * 1024 * 1024;
 const SIZES: [usize; 4] = [9, 1_000, 10_000, 40_000];
 
 fn main() {
@@ -48,7 +52,7 @@ fn main() {
         let theirs = median(devices, |_| {
             black_box(the_walkthroughs_way(black_box(&bodies[0])));
         });
-        let mut last = last_reply();
+        let mut last = Last::default();
         read(&mut last, &bodies[0]);
         let unchanged = median(devices, |_| assert_eq!(read(&mut last, &bodies[0]), 0));
         row(devices, &bodies[0], "unchanged", unchanged, theirs);
@@ -71,24 +75,36 @@ fn body(devices: usize, change: usize) -> String {
     body
 }
 
-fn last_reply() -> LastReply {
-    let second = Duration::from_secs(1);
-    let details = DiscoveryDetails::parse("http://discovery", second, second).unwrap();
-    LastReply::new(&details, MAX_MESSAGE, true)
+/// What a poller remembers of the poll before.
+#[derive(Default)]
+struct Last {
+    body: Option<LastBody>,
+    list: DeviceList,
 }
 
 /// As the handler does it, in the pieces that HTTP brings; the size of the message that is sent, 0 for none.
-fn read(last: &mut LastReply, body: &str) -> usize {
-    let mut reading = last.reading();
+fn read(last: &mut Last, body: &str) -> usize {
+    let mut arriving = Arriving::new(last.body.as_ref(), body.len(), MAX_BODY);
     for chunk in body.as_bytes().chunks(64 * 1024) {
-        reading.push(chunk).unwrap();
+        arriving.push(chunk).unwrap();
     }
-    let Some(list) = reading.finish().unwrap() else {
+    let Some(body) = arriving.finish() else {
         return 0;
     };
-    let mut message = Vec::with_capacity(list.encoded_len());
-    list.encode_part(0, usize::MAX, &mut message);
-    black_box(message).len()
+    let devices = formats::lines(&body).unwrap();
+    let list = last.list.next(&devices).unwrap();
+    let changed = list != last.list;
+    let parts = (0..).map_while(|part| list.encoded(part));
+    let sent = if changed {
+        parts.map(|part| part.len()).sum()
+    } else {
+        0
+    };
+    *last = Last {
+        body: Some(LastBody::of(body)),
+        list,
+    };
+    sent
 }
 
 /// The body as text, a `Device` for each line, and always a message.
@@ -96,7 +112,7 @@ fn the_walkthroughs_way(body: &str) -> Vec<u8> {
     let text = String::from_utf8_lossy(body.as_bytes()).into_owned();
     let device = |endpoint: &str| Device {
         id: endpoint.to_string(),
-        properties: HashMap::from([
+        properties: BTreeMap::from([
             ("AKRI_HTTP".to_string(), "http".to_string()),
             (
                 "AKRI_HTTP_DEVICE_ENDPOINT".to_string(),
@@ -132,11 +148,13 @@ fn row(devices: usize, body: &str, case: &str, ours: Duration, theirs: Duration)
 /// Starts the real binary with a discovery service and an Agent's end of the streams.
 fn whole_process() {
     println!("\nThe whole process, HTTP and gRPC included; each poller polls ten times a second\n");
-    println!("| devices | streams | pollers | polls | messages | CPU per poll | peak resident |");
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!(
+        "| devices | streams | pollers | polls | messages | CPU per poll | peak resident | in a cgroup of 24 MiB |"
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |");
     for (devices, streams, pollers, change) in [
         (9, 1, 1, false),
-        (9, 200, 1, false),
+        (9, 60, 1, false),
         (10_000, 1, 1, false),
         (10_000, 10, 10, false),
         (10_000, 1, 1, true),
@@ -152,13 +170,7 @@ fn process(devices: usize, streams: usize, pollers: usize, change: bool) {
     let polls = Arc::new(AtomicU64::new(0));
     let bodies = Arc::new(Mutex::new(body(devices, 0)));
     let port = discovery_service(bodies.clone(), polls.clone());
-    let handler = Handler(
-        Command::new(env!("CARGO_BIN_EXE_discovery-handler"))
-            .env("DISCOVERY_HANDLERS_DIRECTORY", directory.path())
-            .env("RUST_LOG", "error")
-            .spawn()
-            .unwrap(),
-    );
+    let mut handler = Handler::start(directory.path());
     let messages = Arc::new(AtomicU64::new(0));
     let count = || {
         (
@@ -192,8 +204,9 @@ fn process(devices: usize, streams: usize, pollers: usize, change: bool) {
         let (polls, messages) = (after.0 - before.0, after.1 - before.1);
         let cpu = cpu.as_secs_f64() * 1e3 / polls as f64;
         let peak = handler.peak_kib() as f64 / 1024.0;
+        let limited = handler.limited();
         println!(
-            "| {devices} | {streams} | {pollers} | {polls} | {messages} | {cpu:.2} ms | {peak:.1} MiB |"
+            "| {devices} | {streams} | {pollers} | {polls} | {messages} | {cpu:.2} ms | {peak:.1} MiB | {limited} |"
         );
     });
 }
@@ -211,7 +224,13 @@ async fn agent(socket: std::path::PathBuf, details: String, messages: Arc<Atomic
         ..Default::default()
     };
     let mut client = DiscoveryHandlerClient::new(channel);
-    let mut stream = client.discover(request).await.unwrap().into_inner();
+    let mut stream = match client.discover(request).await {
+        Ok(stream) => stream.into_inner(),
+        Err(status) => {
+            eprintln!("a stream was refused: {status}");
+            std::process::exit(1);
+        }
+    };
     while let Ok(Some(_)) = stream.message().await {
         messages.fetch_add(1, Ordering::Relaxed);
     }
@@ -248,12 +267,68 @@ fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>) -> u16 {
     port
 }
 
-struct Handler(Child);
+/// A memory cgroup with the limit of Akri's chart (rule 17), where this machine lets us make one: as root, v1 or v2.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Option<Self> {
+        let name = format!("akri-http-bench-{}", std::process::id());
+        [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ]
+        .into_iter()
+        .find_map(|(root, limit)| {
+            let cgroup = Self(Path::new(root).join(&name));
+            fs::create_dir(&cgroup.0).ok()?;
+            fs::write(cgroup.0.join(limit), (24 << 20).to_string()).ok()?;
+            Some(cgroup)
+        })
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+struct Handler {
+    process: Child,
+    cgroup: Option<Cgroup>,
+}
 
 impl Handler {
+    fn start(directory: &Path) -> Self {
+        let cgroup = Cgroup::new();
+        let mut command = Command::new("sh");
+        match &cgroup {
+            Some(cgroup) => command
+                .args(["-c", "echo $$ >\"$0\"/cgroup.procs && exec \"$1\""])
+                .arg(&cgroup.0),
+            None => command.args(["-c", "exec \"$1\"", "sh"]),
+        };
+        let process = command
+            .arg(env!("CARGO_BIN_EXE_discovery-handler"))
+            .env("DISCOVERY_HANDLERS_DIRECTORY", directory)
+            .env("RUST_LOG", "error")
+            .spawn()
+            .unwrap();
+        Self { process, cgroup }
+    }
+
+    /// Whether it lives on with the limit.
+    fn limited(&mut self) -> &'static str {
+        match (&self.cgroup, self.process.try_wait().unwrap()) {
+            (None, _) => "not measured",
+            (Some(_), None) => "lives",
+            (Some(_), Some(_)) => "killed",
+        }
+    }
+
     /// What all its threads have used so far.
     fn cpu(&self) -> Duration {
-        let tasks = format!("/proc/{}/task", self.0.id());
+        let tasks = format!("/proc/{}/task", self.process.id());
         let used = |task: &Path| -> u64 {
             let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
             text.split(' ')
@@ -266,7 +341,7 @@ impl Handler {
     }
 
     fn peak_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status
             .lines()
             .find(|line| line.starts_with("VmHWM"))
@@ -277,7 +352,7 @@ impl Handler {
 
 impl Drop for Handler {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }

@@ -2,20 +2,15 @@
 
 use std::{fmt, time::Duration};
 
-use reqwest::Url;
+use akri_device_http::{Endpoint, EndpointError, Url, shown};
+use akri_discovery::{Request, Settings};
 use serde::Deserialize;
 
-/// The shortest interval that may be asked for; the longest is [`MAX_INTERVAL`].
-pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
-/// The longest interval that may be asked for.
-pub const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
-/// The shortest time-out that may be asked for; the longest is [`MAX_TIMEOUT`].
-pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// The longest time-out that may be asked for.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
-
-const WANTED: &str = "wanted is a URL such as http://discovery:9999/discovery, \
+const WANTED: &str = "expected a URL such as http://discovery:9999/discovery, \
     or a YAML mapping of url, interval (default 10s) and timeout (default 5s)";
+
+/// Reads a duration within its limits.
+type Parse = fn(&str) -> Result<Duration, String>;
 
 /// What one Configuration asks for. Equal details share one poller.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -28,7 +23,7 @@ pub struct DiscoveryDetails {
     pub timeout: Duration,
 }
 
-/// Why details can never work. Rule 8: the Agent does not log it, so the handler must.
+/// Why details can never work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DetailsError(String);
 
@@ -52,11 +47,11 @@ impl DiscoveryDetails {
     /// Reads either just a URL, as in the walkthrough, or a YAML mapping; `interval` and `timeout` are for what it leaves out.
     ///
     /// # Errors
-    /// Says what is wrong and what would be right, in one line, without user names, passwords or query strings.
+    /// One line that says what is wrong and what would be right, without user names, passwords and queries.
     pub fn parse(text: &str, interval: Duration, timeout: Duration) -> Result<Self, DetailsError> {
         let text = text.trim();
         if text.is_empty() {
-            return Err(DetailsError(format!("they are empty; {WANTED}")));
+            return Err(DetailsError(format!("it is empty; {WANTED}")));
         }
         if is_url(text) {
             let url = parse_url(text)?;
@@ -76,41 +71,33 @@ impl DiscoveryDetails {
             });
         }
         let mapping: Mapping = serde_saphyr::from_str(text).map_err(|error| yaml_error(&error))?;
-        let duration = |name, value: Option<String>, default, min, max| match value {
+        let duration = |name, value: Option<String>, default, parse: Parse| match value {
             None => Ok(default),
-            Some(value) => duration_within(value.trim(), min, max)
-                .map_err(|why| DetailsError(format!("{name} {why}"))),
+            Some(value) => parse(value.trim()).map_err(|why| DetailsError(format!("{name} {why}"))),
         };
+        let (of_interval, of_timeout) = (Settings::parse_interval, Settings::parse_timeout);
         Ok(Self {
             url: parse_url(mapping.url.trim())?,
-            interval: duration(
-                "interval",
-                mapping.interval,
-                interval,
-                MIN_INTERVAL,
-                MAX_INTERVAL,
-            )?,
-            timeout: duration(
-                "timeout",
-                mapping.timeout,
-                timeout,
-                MIN_TIMEOUT,
-                MAX_TIMEOUT,
-            )?,
+            interval: duration("interval", mapping.interval, interval, of_interval)?,
+            timeout: duration("timeout", mapping.timeout, timeout, of_timeout)?,
         })
     }
 }
 
+impl Request for DiscoveryDetails {
+    fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
 impl fmt::Display for DiscoveryDetails {
-    /// The URL, safe to log: without user name, password, query string and fragment.
+    /// The URL, safe to log: without user name, password, query and fragment.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut url = self.url.clone();
-        // Both only fail for URLs without a host, and then there is nothing to take away.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        url.set_query(None);
-        url.set_fragment(None);
-        f.write_str(url.as_str())
+        f.write_str(&shown(self.url.as_str()))
     }
 }
 
@@ -129,7 +116,7 @@ fn yaml_error(error: &serde_saphyr::Error) -> DetailsError {
     let words = error.without_snippet().to_string();
     let words = words.split([';', ',']).next().unwrap_or_default();
     let words = match words.contains(['@', '?', '/']) {
-        true => "no mapping of url, interval and timeout",
+        true => "not a mapping of url, interval and timeout",
         false => words.split(" at line ").next().unwrap_or_default(),
     };
     let place =
@@ -139,69 +126,19 @@ fn yaml_error(error: &serde_saphyr::Error) -> DetailsError {
 
 /// One word that begins like a URL; YAML would read most of them the same, but not all.
 fn is_url(text: &str) -> bool {
-    let scheme = text.split("://").next().unwrap_or_default();
-    scheme.len() < text.len()
-        && !scheme.is_empty()
-        && (scheme.chars()).all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    text.contains("://")
         && !text.contains(char::is_whitespace)
+        && !text.starts_with(['\'', '"', '{'])
 }
 
 fn parse_url(text: &str) -> Result<Url, DetailsError> {
-    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(DetailsError(format!(
-            "the URL has a blank or a control character inside; {WANTED}"
-        )));
+    if !text.contains("://") {
+        return Err(DetailsError(format!("not a URL; {WANTED}")));
     }
-    // The library reads `http:host` and `http:///host` as well, which are typing errors.
-    let (_, rest) = text.split_once(':').unwrap_or_default();
-    let authority = rest
-        .strip_prefix("//")
-        .is_some_and(|rest| !rest.starts_with('/'));
-    let url =
-        Url::parse(text).map_err(|error| DetailsError(format!("not a URL ({error}); {WANTED}")))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(DetailsError(format!(
-            "{}: is no scheme to poll, only http: and https: are; {WANTED}",
-            url.scheme()
-        )));
-    }
-    if !authority || url.port() == Some(0) {
-        return Err(DetailsError(format!(
-            "not a URL with a host and a port that can be; {WANTED}"
-        )));
-    }
-    Ok(url)
-}
-
-/// Reads a duration with a unit, such as `500ms`, `10s`, `1m` or `24h`.
-///
-/// # Errors
-/// One clause that names the value and the rule.
-pub fn duration_within(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if (min..=max).contains(&duration) => Ok(duration),
-        _ => {
-            let harmless =
-                |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '.' | '-' | '+');
-            let shown = match text.len() <= 40 && text.chars().all(harmless) {
-                true => format!("{text:?}"),
-                false => "this".into(),
-            };
-            Err(format!(
-                "{shown} is not a duration from {} to {}, such as 10s or 1m",
-                in_words(min),
-                in_words(max)
-            ))
-        }
-    }
-}
-
-/// Hours, where humantime would say days.
-fn in_words(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds if seconds >= 3600 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
-        _ => humantime::format_duration(duration).to_string(),
-    }
+    let endpoint: Endpoint = text
+        .parse()
+        .map_err(|error: EndpointError| DetailsError(format!("the URL {error}; {WANTED}")))?;
+    Ok(endpoint.url().clone())
 }
 
 #[cfg(test)]
@@ -249,30 +186,29 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_what_is_wrong_and_what_would_be_right() {
+        let long = format!("http://d/{}", "x".repeat(2048));
         for (text, why) in [
-            ("", "empty; wanted is a URL such as"),
-            ("  \n", "empty; wanted is a URL such as"),
+            ("", "it is empty; expected a URL such as"),
+            ("  \n", "it is empty; expected a URL such as"),
+            ("discovery", "not a URL; expected"),
+            ("discovery:9999/discovery", "not a URL; expected"),
             (
-                "discovery",
-                "not a URL (relative URL without a base); wanted",
+                "ftp://discovery/",
+                "the URL has a scheme that is not http or https",
             ),
-            (
-                "discovery:9999/discovery",
-                "discovery: is no scheme to poll",
-            ),
-            ("ftp://discovery/", "ftp: is no scheme to poll"),
-            ("file:///etc/passwd", "file: is no scheme to poll"),
-            ("http://", "not a URL (empty host)"),
-            ("http://d:99999/", "not a URL (invalid port number)"),
-            ("http://a http://b", "a blank or a control character"),
+            ("file:///etc/passwd", "a scheme that is not http or https"),
+            ("http://", "the URL has no valid host"),
+            ("http://d:99999/", "the URL has a port that is not"),
+            ("http://a http://b", "a blank"),
+            (long.as_str(), "the URL is longer than 2048 bytes"),
             (
                 "- http://d",
-                "expected mapping start at line 1, column 1; wanted",
+                "expected mapping start at line 1, column 1; expected",
             ),
             ("interval: 10s", "missing field `url`"),
             (
                 "url: http://d\nintervall: 10s",
-                "unknown field `intervall` at line 2, column 1; wanted is a URL",
+                "unknown field `intervall` at line 2, column 1; expected a URL",
             ),
             ("url: http://d\nurl: http://e", "duplicate mapping key: url"),
             ("url: [http://d]", "expected string scalar"),
@@ -299,18 +235,15 @@ mod tests {
             ("url: http://d\ntimeout: 0s", "timeout \"0s\" is not"),
             (
                 "url: ~",
-                "cannot deserialize null into string at line 1, column 6; wanted",
+                "cannot deserialize null into string at line 1, column 6; expected",
             ),
             (
                 "url: http://d\n---\nurl: http://e",
                 "multiple YAML documents detected at line",
             ),
-            ("http:d", "not a URL with a host"),
-            ("http:///d", "not a URL with a host"),
-            (
-                "http://d:0/",
-                "not a URL with a host and a port that can be",
-            ),
+            ("http:d", "not a URL; expected"),
+            ("http:///d", "the URL has no valid host"),
+            ("http://d:0/", "the URL has a port that is not"),
             ("a: &a [1]\nb: [*a, *a]", "unknown field `a`"),
         ] {
             let error = parse(text).unwrap_err().to_string();

@@ -1,239 +1,170 @@
-//! One GET of the discovery service, bounded in every direction. Knows HTTP, and neither lists nor timers.
+//! One GET of the discovery service, and whether it brought the last reply again.
 
-use std::{
-    error::Error,
-    fmt, io,
-    sync::Once,
-    time::{Duration, Instant},
-};
+use akri_device_http::{Client, HttpError};
 
-use anyhow::Context;
-use bytes::Bytes;
-use log::warn;
-use reqwest::{
-    Client, Response, StatusCode, Url, Version,
-    header::{ACCEPT, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING},
-    redirect::Policy,
-};
-use rustls::CertificateError;
+use crate::details::DiscoveryDetails;
 
-use crate::config::Config;
+/// The longest body that is kept for the next poll, in bytes. Only one that is mostly blanks is longer (rule 11).
+const MAX_KEPT: usize = 4 * 1024 * 1024;
 
-const USER_AGENT: &str = concat!("akri-http-discovery-handler/", env!("CARGO_PKG_VERSION"));
+/// The body whose devices were taken last; none where it is too long to be kept.
+pub struct LastBody(Option<Vec<u8>>);
 
-/// The process's one HTTP client; it keeps connections alive between polls.
-pub struct Fetcher {
-    client: Client,
-    max_body: usize,
-    max_redirects: usize,
-    connect_timeout: Duration,
-}
-
-/// Why there is no list: every kind of it leaves the last list standing.
-#[derive(Debug, PartialEq, Eq)]
-pub enum FetchError {
-    /// The service answered, and not with a 2xx.
-    Status(StatusCode),
-    /// A body over the limit, in bytes.
-    BodyTooLarge(usize),
-    /// A body that tells no length and does not end with a line feed.
-    PerhapsCut,
-    /// Anything else between here and the service, in plain words.
-    Failed(String),
-}
-
-impl fmt::Display for FetchError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // The one 2xx that says of itself that something is missing.
-            Self::Status(StatusCode::PARTIAL_CONTENT) => {
-                f.write_str("the service answered 206 Partial Content, which is not the whole list")
-            }
-            Self::Status(status) => write!(f, "the service answered {status}, not 2xx"),
-            Self::BodyTooLarge(limit) => write!(f, "the reply is longer than {limit} bytes"),
-            Self::PerhapsCut => f.write_str(
-                "the reply tells no length and does not end with a line feed: it may have been cut",
-            ),
-            Self::Failed(why) => f.write_str(why),
-        }
+impl LastBody {
+    /// Keeps `body`, if it is not too long.
+    pub fn of(mut body: Vec<u8>) -> Self {
+        body.shrink_to_fit();
+        Self(Some(body).filter(|body| body.len() <= MAX_KEPT))
     }
 }
 
-impl Error for FetchError {}
+/// Asks for the list: the whole body, of at most `limit` bytes, or `None` where it is the last one again, byte for byte.
+/// Dropping the future gives it up.
+///
+/// # Errors
+/// See [`HttpError`].
+pub async fn fetch(
+    client: &Client,
+    details: &DiscoveryDetails,
+    last: Option<&LastBody>,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, HttpError> {
+    let accept = "text/plain, */*;q=0.1";
+    let mut reply = client.get(&details.url, accept, details.timeout).await?;
+    let announced = usize::try_from(reply.announced().unwrap_or(0)).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(HttpError::TooLarge(limit));
+    }
+    let mut arriving = Arriving::new(last, announced, limit);
+    while let Some(chunk) = reply.chunk().await? {
+        arriving.push(&chunk)?;
+    }
+    Ok(arriving.finish())
+}
 
-impl Fetcher {
-    /// Builds the client from the limits in `config`.
+/// A body as it arrives. As long as it is the last one, nothing of it is held.
+pub struct Arriving<'a> {
+    last: Option<&'a [u8]>,
+    announced: usize,
+    limit: usize,
+    /// How many bytes were the last body's.
+    same: usize,
+    /// All so far, once it differs.
+    body: Option<Vec<u8>>,
+}
+
+impl<'a> Arriving<'a> {
+    /// Nothing of it yet. `announced` is how many bytes it will probably have, 0 where that is not known.
+    pub fn new(last: Option<&'a LastBody>, announced: usize, limit: usize) -> Self {
+        let last = last.and_then(|last| last.0.as_deref());
+        let body = last.is_none().then(|| Vec::with_capacity(announced));
+        Self {
+            last,
+            announced,
+            limit,
+            same: 0,
+            body,
+        }
+    }
+
+    /// Takes the next bytes, cut anywhere.
     ///
     /// # Errors
-    /// When TLS cannot be set up. A system without CA certificates is no error: http works, and a warning says that https will not.
-    pub fn new(config: &Config) -> anyhow::Result<Self> {
-        static PROVIDER: Once = Once::new();
-        // Fails only when the process has a provider already, and then that one is used.
-        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let builder = || {
-            Client::builder()
-                .user_agent(USER_AGENT)
-                .default_headers(HeaderMap::from_iter([(
-                    ACCEPT,
-                    HeaderValue::from_static("text/plain, */*;q=0.1"),
-                )]))
-                .connect_timeout(config.connect_timeout)
-                // The discovery service is the cluster's; a proxy in the environment is for what lies beyond.
-                .no_proxy()
-                // A redirect must not carry the query string elsewhere.
-                .referer(false)
-                .redirect(Policy::limited(config.max_redirects))
-        };
-        let client = builder().build().or_else(|error| {
-            warn!("https cannot be used, http can: {}", deepest(&error));
-            builder().tls_certs_only([]).build()
+    /// There are more bytes than the limit.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), HttpError> {
+        let before = self.body.as_ref().map_or(self.same, Vec::len);
+        if before + chunk.len() > self.limit {
+            return Err(HttpError::TooLarge(self.limit));
+        }
+        let last = self.last.unwrap_or_default();
+        if self.body.is_none()
+            && last
+                .get(self.same..)
+                .is_some_and(|rest| rest.starts_with(chunk))
+        {
+            self.same += chunk.len();
+            return Ok(());
+        }
+        let same = last.get(..self.same).unwrap_or_default();
+        let body = self.body.get_or_insert_with(|| {
+            let mut body = Vec::with_capacity(self.announced);
+            body.extend_from_slice(same);
+            body
         });
-        Ok(Self {
-            client: client.context("setting up the HTTP client")?,
-            max_body: config.max_body_bytes,
-            max_redirects: config.max_redirects,
-            connect_timeout: config.connect_timeout,
-        })
+        body.extend_from_slice(chunk);
+        Ok(())
     }
 
-    /// Asks for the list. `timeout` is for the whole request, the last byte of the body included.
-    /// Dropping the future or the reply closes the connection if anything is still to come.
-    ///
-    /// # Errors
-    /// See [`FetchError`].
-    pub async fn get(&self, url: &Url, timeout: Duration) -> Result<Reply<'_>, FetchError> {
-        let started = Instant::now();
-        let send = |timeout| self.client.get(url.clone()).timeout(timeout).send();
-        let response = match send(timeout).await {
-            // The service may close a kept connection in the very moment we use it: that is no outage.
-            Err(error) if closed_unanswered(&error) => {
-                send(timeout.saturating_sub(started.elapsed())).await
-            }
-            response => response,
-        };
-        let response = response.map_err(|error| self.failed(error, timeout))?;
-        let status = response.status();
-        if !status.is_success() || status == StatusCode::PARTIAL_CONTENT {
-            return Err(FetchError::Status(status));
+    /// The whole body, or `None` where it is the last one.
+    pub fn finish(self) -> Option<Vec<u8>> {
+        let last = self.last.unwrap_or_default();
+        match self.body {
+            Some(body) => Some(body),
+            None if self.same == last.len() => None,
+            None => Some(last.get(..self.same).unwrap_or_default().to_vec()),
         }
-        let headers = response.headers();
-        let ends_by_closing = response.version() < Version::HTTP_2
-            && status != StatusCode::NO_CONTENT
-            && !headers.contains_key(CONTENT_LENGTH)
-            && !headers.contains_key(TRANSFER_ENCODING);
-        let announced = response.content_length().unwrap_or(0);
-        if announced > self.max_body as u64 {
-            return Err(FetchError::BodyTooLarge(self.max_body));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrive(last: Option<&LastBody>, chunks: &[&str]) -> Option<String> {
+        let mut arriving = Arriving::new(last, 0, 1 << 20);
+        for chunk in chunks {
+            arriving.push(chunk.as_bytes()).unwrap();
         }
-        Ok(Reply {
-            fetcher: self,
-            response,
-            timeout,
-            left: self.max_body,
-            ends_by_closing,
-            last: None,
-        })
+        let body = arriving.finish();
+        body.map(|body| String::from_utf8(body).unwrap())
     }
 
-    fn failed(&self, error: reqwest::Error, timeout: Duration) -> FetchError {
-        FetchError::Failed(if error.is_timeout() && error.is_connect() {
-            let within = timeout.min(self.connect_timeout);
-            format!(
-                "no connection within {}",
-                humantime::format_duration(within)
-            )
-        } else if error.is_timeout() {
-            let within = humantime::format_duration(timeout);
-            format!("no complete reply within {within}")
-        } else if error.is_redirect() {
-            let max = self.max_redirects;
-            format!("more than {max} redirects, or one that cannot be followed")
-        } else if error.is_connect() {
-            format!("cannot connect: {}", deepest(&error))
-        } else {
-            format!("no complete reply: {}", deepest(&error))
-        })
-    }
-}
-
-/// A 2xx reply whose body is read as it comes.
-pub struct Reply<'a> {
-    fetcher: &'a Fetcher,
-    response: Response,
-    timeout: Duration,
-    left: usize,
-    /// It tells its length in no other way, so that one that is cut looks whole.
-    ends_by_closing: bool,
-    last: Option<u8>,
-}
-
-impl Reply<'_> {
-    /// The next bytes of the body, `None` at its proper end.
-    ///
-    /// # Errors
-    /// When the body breaks off, is too slow or too long.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
-        let chunk = self.response.chunk().await;
-        let chunk = chunk.map_err(|error| self.fetcher.failed(error, self.timeout))?;
-        if let Some(chunk) = &chunk {
-            let too_large = FetchError::BodyTooLarge(self.fetcher.max_body);
-            self.left = self.left.checked_sub(chunk.len()).ok_or(too_large)?;
-            self.last = chunk.last().copied().or(self.last);
-        } else if self.ends_by_closing && self.last != Some(b'\n') {
-            return Err(FetchError::PerhapsCut);
+    #[test]
+    fn only_the_same_bytes_are_the_last_body_however_they_are_cut() {
+        let last = LastBody::of(b"a:1\nb:1\n".to_vec());
+        for chunks in [
+            &["a:1\nb:1\n"][..],
+            &["a:1", "\nb:", "1\n"],
+            &["", "a:1\nb:1\n", ""],
+        ] {
+            assert_eq!(arrive(Some(&last), chunks), None);
         }
-        Ok(chunk)
-    }
-}
-
-/// Whether the connection ended before any answer came.
-fn closed_unanswered(error: &reqwest::Error) -> bool {
-    std::iter::successors(Some(error as &(dyn Error + 'static)), |error| {
-        wrapped(*error)
-    })
-    .any(|error| {
-        let closed = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-            )
-        };
-        error.downcast_ref().is_some_and(closed)
-            || error
-                .downcast_ref()
-                .is_some_and(hyper::Error::is_incomplete_message)
-    })
-}
-
-/// The innermost cause says what happened; those around it name layers, and the outermost the URL with its password.
-pub(crate) fn deepest(error: &(dyn Error + 'static)) -> String {
-    let mut deepest = error;
-    while let Some(cause) = wrapped(deepest) {
-        deepest = cause;
-    }
-    certificate_dates(deepest).map_or_else(|| deepest.to_string(), String::from)
-}
-
-/// An `io::Error` passes over the error that it wraps when it is asked for its source.
-fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-    {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// In rustls' words the time of day is part of it, so that each poll would seem to fail for another cause.
-fn certificate_dates(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    match error.downcast_ref()? {
-        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { .. }) => {
-            Some("the certificate has expired")
+        for chunks in [
+            &["a:1\nb:2\n"][..],
+            &["a:1\n", "b:2\n"],
+            &["a:1\nb:1\n", "c:1\n"],
+            &["a:1\n"],
+            &["b:1\na:1\n"],
+            &[],
+        ] {
+            assert_eq!(arrive(Some(&last), chunks), Some(chunks.concat()));
         }
-        rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => {
-            Some("the certificate is not valid yet")
+        assert_eq!(
+            arrive(None, &[]),
+            Some(String::new()),
+            "the first, also when empty"
+        );
+        let empty = LastBody::of(Vec::new());
+        assert_eq!(arrive(Some(&empty), &[]), None);
+        assert_eq!(arrive(Some(&empty), &["a:1"]), Some("a:1".into()));
+    }
+
+    #[test]
+    fn a_body_that_is_large_by_its_blanks_is_not_kept_and_so_never_the_last_one() {
+        let blanks = "\n".repeat(MAX_KEPT + 1);
+        let last = LastBody::of(blanks.clone().into_bytes());
+        let mut arriving = Arriving::new(Some(&last), 0, usize::MAX);
+        arriving.push(blanks.as_bytes()).unwrap();
+        assert_eq!(arriving.finish().map(|body| body.len()), Some(MAX_KEPT + 1));
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_given_up_whether_it_is_the_last_one_or_not() {
+        let last = LastBody::of(vec![b'a'; 10]);
+        for last in [None, Some(&last)] {
+            let mut arriving = Arriving::new(last, 0, 8);
+            assert_eq!(arriving.push(b"aaaaaaaa"), Ok(()));
+            assert_eq!(arriving.push(b"a"), Err(HttpError::TooLarge(8)));
         }
-        _ => None,
     }
 }

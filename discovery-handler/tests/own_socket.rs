@@ -10,7 +10,7 @@ use support::{agent::Agent, *};
 async fn a_stale_own_socket_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path());
-    drop(std::os::unix::net::UnixListener::bind(config.own_socket()).unwrap());
+    drop(std::os::unix::net::UnixListener::bind(config.handler.own_socket()).unwrap());
     let agent = Agent::start(directory.path());
     let _handler = Handler::run(directory, config);
     agent.registered(1).await;
@@ -36,7 +36,7 @@ async fn a_socket_that_another_live_process_serves_is_an_error_that_says_so() {
 async fn a_file_that_is_no_socket_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path());
-    std::fs::write(config.own_socket(), "precious").unwrap();
+    std::fs::write(config.handler.own_socket(), "precious").unwrap();
     let error = soon(akri_http_discovery_handler::run(
         config.clone(),
         std::future::pending(),
@@ -44,7 +44,7 @@ async fn a_file_that_is_no_socket_is_left_alone() {
     .await;
     assert!(format!("{:#}", error.unwrap_err()).contains("is no socket and is not replaced"));
     assert_eq!(
-        std::fs::read_to_string(config.own_socket()).unwrap(),
+        std::fs::read_to_string(config.handler.own_socket()).unwrap(),
         "precious"
     );
 }

@@ -1,14 +1,13 @@
 //! Mock HTTP devices, and a discovery service to find them by.
 //!
-//! The flow of a request:
-//! 1. [`serve`] accepts connections until its stop comes, then lets them end;
-//! 2. a request for one of [`Devices::paths`] is answered with a random number in [0, 1);
-//! 3. a request for [`DISCOVERY_PATH`] with the discovered devices, one a line;
-//! 4. `PUT` on it replaces that list, when [`Devices::writable`];
-//! 5. anything else is 404 or 405.
+//! [`serve`] answers each request by its path:
+//! - one of [`Devices::paths`]: a random number in [0, 1);
+//! - [`DISCOVERY_PATH`]: the listed devices, one a line; `PUT` replaces the list if [`Devices::writable`];
+//! - anything else: 404, and 405 for another method.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use akri_daemon::parse_listen_address;
 use anyhow::{Context, anyhow};
 use axum::{
     Router,
@@ -18,26 +17,29 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use clap::{Args, Parser, builder::BoolishValueParser};
-use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
 /// Where the discovery service answers. No device can have this path.
 pub const DISCOVERY_PATH: &str = "/discovery";
 
-/// The largest list that `PUT /discovery` takes: the discovery handler reads no larger one.
-pub const MAX_LIST_BYTES: usize = 16 * 1024 * 1024;
+/// The largest list that `PUT /discovery` takes: the discovery handler's default limit.
+pub const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long a client may take to send a new list.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long open requests may go on after the stop. Idle connections are closed at once.
+/// How long an open request may take after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// The settings of the `mock-device` binary.
 #[derive(Parser, Clone, Debug)]
 #[command(
     name = "mock-device",
-    version,
+    version = akri_daemon::version(),
     about = "Mock HTTP devices and a discovery service to find them by"
 )]
 #[command(after_help = "RUST_LOG sets what is logged (default info; debug shows each request).")]
@@ -48,16 +50,16 @@ pub struct Settings {
         env = "LISTEN",
         value_name = "LISTEN",
         default_value = "0.0.0.0:8080",
-        value_parser = listen_address
+        value_parser = parse_listen_address
     )]
     pub listen: SocketAddr,
 
-    /// What is served there.
+    /// What to serve there.
     #[command(flatten)]
     pub devices: Devices,
 }
 
-/// What [`serve`] answers with.
+/// The devices and the list that [`serve`] answers with.
 #[derive(Args, Clone, Debug)]
 pub struct Devices {
     /// Path of a device, which answers with a random number in [0, 1); repeat for more devices
@@ -74,7 +76,7 @@ pub struct Devices {
 }
 
 impl Default for Devices {
-    /// One device on `/`, nothing to discover, not writable.
+    /// One device on `/`, and an empty list that is not writable.
     fn default() -> Self {
         Self {
             paths: vec!["/".to_owned()],
@@ -84,12 +86,11 @@ impl Default for Devices {
     }
 }
 
-/// Serves `devices` on `listener` until `shutdown` is ready, then closes idle connections at once
-/// and gives open requests 2 s to end. Dropping the future stops accepting; requests that are being
-/// answered then end by themselves.
+/// Serves `devices` on `listener` until `shutdown` is ready. Then idle connections close at once, and open requests have 2 s
+/// to end. Dropping the future closes the listener and idle connections; open requests end on their own.
 ///
 /// # Errors
-/// A path that no request could ask for, or that is [`DISCOVERY_PATH`].
+/// A device path is not allowed (see `--path`), or the listener failed.
 pub async fn serve(
     listener: TcpListener,
     devices: Devices,
@@ -98,45 +99,45 @@ pub async fn serve(
     for path in &devices.paths {
         device_path(path).map_err(|rule| anyhow!("the device path {path:?}: {rule}"))?;
     }
-    let address = listener
-        .local_addr()
-        .context("the listening socket has no address")?;
     log::info!(
-        "listening on {address} for {} device(s) {}; {DISCOVERY_PATH} lists {}",
+        "listening on {} for {} device(s){}; {DISCOVERY_PATH} lists {}",
+        listener.local_addr().context("the listening socket")?,
         devices.paths.len(),
-        devices.paths.join(" "),
+        (devices.paths.iter().map(|path| format!(" {path}"))).collect::<String>(),
         devices.discovered.len(),
     );
-
     let service = Arc::new(Service {
         list: watch::Sender::new(lines(devices.discovered.iter().map(String::as_str))),
         paths: devices.paths,
         writable: devices.writable,
     });
-    let stop = CancellationToken::new();
-    let stop_on_drop = stop.clone().drop_guard();
-    // The paths are matched here and not by the router, to which `{` and `*` would be patterns.
-    let server = axum::serve(listener, Router::new().fallback(answer).with_state(service))
-        .with_graceful_shutdown(stop.cancelled_owned());
-    let mut server = tokio::spawn(server.into_future());
-
+    // Dropping the sender stops the server.
+    let (stop, stopped) = oneshot::channel::<()>();
+    // The paths are matched in `answer`, because axum's router would read `{` and `*` as patterns.
+    let mut server = pin!(
+        axum::serve(listener, Router::new().fallback(answer).with_state(service))
+            .with_graceful_shutdown(async {
+                let _ = stopped.await;
+            })
+            .into_future()
+    );
     tokio::select! {
-        ended = &mut server => ended.context("the server's task")?.context("the server")?,
-        () = shutdown => {
-            drop(stop_on_drop);
-            match tokio::time::timeout(DRAIN, server).await {
-                Ok(ended) => ended.context("the server's task")?.context("the server")?,
-                Err(_) => log::warn!("a request was still open {DRAIN:?} after the stop"),
-            }
+        ended = &mut server => return ended.context("the server failed"),
+        () = shutdown => drop(stop),
+    }
+    match timeout(DRAIN, server).await {
+        Ok(ended) => ended.context("the server failed"),
+        Err(_) => {
+            log::warn!("a request is still open {DRAIN:?} after the shutdown began");
+            Ok(())
         }
     }
-    Ok(())
 }
 
 /// What all connections share.
 struct Service {
     paths: Vec<String>,
-    /// The body of the discovery service's answer.
+    /// The body of the discovery service's response.
     list: watch::Sender<Bytes>,
     writable: bool,
 }
@@ -163,16 +164,15 @@ async fn answer(State(service): State<Arc<Service>>, request: Request) -> Respon
     response
 }
 
-/// Makes the body's lines the new list, or leaves the list as it is and says why.
+/// Makes the body's lines the new list. A refused body leaves the list as it is.
 async fn replace(list: &watch::Sender<Bytes>, body: Body) -> Response {
-    let body = match tokio::time::timeout(LIST_TIMEOUT, axum::body::to_bytes(body, MAX_LIST_BYTES))
-        .await
-    {
+    let body = match timeout(LIST_TIMEOUT, axum::body::to_bytes(body, MAX_LIST_BYTES)).await {
         Ok(Ok(body)) => body,
+        // The other error is a broken connection, over which no response comes.
         Ok(Err(_)) => {
             return refused(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                "the list is cut, or larger than 16 MiB",
+                "the list is larger than 4 MiB",
             );
         }
         Err(_) => {
@@ -193,7 +193,7 @@ async fn replace(list: &watch::Sender<Bytes>, body: Body) -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// The discovery service's answer: a newline at the end of each line, so that no device is no byte.
+/// The devices as the discovery service's body. Each line ends with a newline, so an empty list is an empty body.
 fn lines<'a>(devices: impl Iterator<Item = &'a str>) -> Bytes {
     devices
         .flat_map(|device| [device, "\n"])
@@ -217,20 +217,15 @@ fn refused(status: StatusCode, reason: &str) -> Response {
     (status, format!("{reason}\n")).into_response()
 }
 
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "expected ADDRESS:PORT, such as 0.0.0.0:8080 or [::]:8080".to_owned())
-}
-
-/// A path that a request can ask for as it is written, and that is not the discovery service's.
+/// Checks that a request can ask for the path as it is written, and that it is not the discovery service's.
 fn device_path(path: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte);
     if !path.starts_with('/') {
-        Err("a path begins with /".to_owned())
+        Err("a path must begin with /".to_owned())
     } else if !path.bytes().all(allowed) {
-        Err("a path holds only characters that need no escape in a URL".to_owned())
+        Err("a path must not hold characters that a URL escapes; write them as %XX".to_owned())
     } else if path == DISCOVERY_PATH {
-        Err("this path is the discovery service's".to_owned())
+        Err("this path belongs to the discovery service; choose another one".to_owned())
     } else {
         Ok(path.to_owned())
     }

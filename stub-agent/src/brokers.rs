@@ -1,8 +1,8 @@
-//! Step 4, the Controller's and the kubelet's part: one broker process per Instance.
+//! Step 4, the part of the Controller and the kubelet: a broker process for each Instance.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,27 +13,28 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::instances::Instance;
+use crate::lock;
 
-/// How long a broker may take after SIGTERM, until SIGKILL.
+/// How long a broker has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// A broker that exits by itself is restarted after this long, doubling up to [`LONGEST_BACK_OFF`].
+/// The delay before a broker that exited is restarted. It doubles up to [`LONGEST_BACK_OFF`].
 const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
-/// A broker that ran this long starts over with [`FIRST_BACK_OFF`].
+/// After this time the delay starts over with [`FIRST_BACK_OFF`].
 const STEADY: Duration = Duration::from_secs(60);
 
-/// The running brokers. Dropping it kills them.
+/// The running brokers. Dropping this kills them.
 pub(crate) struct Brokers {
     command: String,
-    /// `None` once no broker may be started any more.
+    /// `None` once the brokers were stopped or killed: no new one starts.
     running: Mutex<Option<Running>>,
 }
 
 #[derive(Default)]
 struct Running {
-    /// What stops the broker of an Instance, by the Instance's name.
+    /// Stops the broker of an Instance, by the Instance's name.
     stops: BTreeMap<String, CancellationToken>,
-    /// One task per broker, also of those that are being stopped.
+    /// A task for each broker, with those that are stopping.
     tasks: JoinSet<()>,
 }
 
@@ -47,17 +48,12 @@ impl Brokers {
     }
 
     fn with_running(&self, act: impl FnOnce(&mut Running)) {
-        if let Some(running) = self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_mut()
-        {
+        if let Some(running) = lock(&self.running).as_mut() {
             act(running);
         }
     }
 
-    /// Starts a broker that keeps this environment for the Instance's life, also when it is restarted (rule 14).
+    /// Starts a broker. It keeps this environment when it is restarted, also if a property changes (rule 14).
     pub fn start(&self, instance: &Instance) {
         let stop = CancellationToken::new();
         let name = instance.name.clone();
@@ -74,7 +70,7 @@ impl Brokers {
         });
     }
 
-    /// Lets the broker of an Instance stop, without waiting for it.
+    /// Starts to stop the broker of an Instance.
     pub fn stop(&self, instance_name: &str) {
         self.with_running(|running| {
             if let Some(stop) = running.stops.remove(instance_name) {
@@ -83,29 +79,22 @@ impl Brokers {
         });
     }
 
-    /// Stops all brokers and waits for them, six seconds at most.
+    /// Stops all brokers and waits for their end, six seconds at most.
     pub async fn stop_all(&self) {
-        let running = self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let running = lock(&self.running).take();
         if let Some(mut running) = running {
             running.stops.values().for_each(CancellationToken::cancel);
             while running.tasks.join_next().await.is_some() {}
         }
     }
 
-    /// Kills all brokers as soon as the runtime turns to their tasks, and at its end at the latest.
+    /// Kills all brokers when the runtime turns to their tasks, at its end at the latest.
     pub fn kill_all(&self) {
-        self.running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        lock(&self.running).take();
     }
 }
 
-/// What the kubelet would give the broker: each property under its plain name and with the hash as suffix (rule 13).
+/// The broker's environment, as the kubelet sets it: each property under its plain name and with the hash as suffix (rule 13).
 fn environment(instance: &Instance) -> BTreeMap<String, String> {
     let hash = instance.hash.to_uppercase();
     let mut environment = BTreeMap::new();
@@ -115,7 +104,7 @@ fn environment(instance: &Instance) -> BTreeMap<String, String> {
             environment.insert(format!("{key}_{hash}"), value.clone());
         } else {
             log::warn!(
-                "Instance {}: the property {key:?} is no C identifier, its broker does not get it",
+                "Instance {}: its broker does not get the property {key:?}, because that is not a C identifier",
                 instance.name
             );
         }
@@ -129,7 +118,7 @@ fn is_c_identifier(key: &str) -> bool {
         && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// Runs the broker, and again whenever it exits, until `stop`. Dropping the future kills it.
+/// Runs a broker until `stop`, and restarts it when it exits. Dropping the future kills it.
 async fn keep_running(
     command: String,
     name: String,
@@ -147,8 +136,8 @@ async fn keep_running(
                 );
                 tokio::select! {
                     status = broker.child.wait() => match status {
-                        Ok(status) => format!("its broker exited by itself, {status}"),
-                        Err(error) => format!("its broker cannot be waited for: {error}"),
+                        Ok(status) => format!("its broker exited: {status}"),
+                        Err(error) => format!("cannot wait for its broker: {error}"),
                     },
                     () = stop.cancelled() => {
                         let how = broker.stop().await;
@@ -157,13 +146,13 @@ async fn keep_running(
                     }
                 }
             }
-            Err(error) => format!("its broker cannot be started: {error:#}"),
+            Err(error) => format!("cannot start its broker: {error:#}"),
         };
         if started.elapsed() >= STEADY {
             back_off = FIRST_BACK_OFF;
         }
         log::warn!(
-            "Instance {name}: {ended}; restarting it in {} s",
+            "Instance {name}: {ended}; the next start is in {} s",
             back_off.as_secs()
         );
         tokio::select! {
@@ -174,7 +163,7 @@ async fn keep_running(
     }
 }
 
-/// A broker process, the leader of a process group of its own.
+/// A broker process. It leads its own process group.
 struct Broker {
     group: Group,
     child: Child,
@@ -189,24 +178,24 @@ impl Broker {
             .stdin(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
-        // What is left from an Agent or a broker around us is not this broker's.
+        // We may run inside a broker ourselves; its environment is not for this one.
         for (key, _) in std::env::vars_os() {
             if key.as_encoded_bytes().starts_with(b"AKRI_") {
                 shell.env_remove(key);
             }
         }
-        let child = shell.envs(environment).spawn().context("sh")?;
+        let child = shell.envs(environment).spawn().context("running sh")?;
         let pid = child
             .id()
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw);
         Ok(Self {
-            group: Group(pid.context("it has no process id")?),
+            group: Group(pid.context("sh has no process id")?),
             child,
         })
     }
 
-    /// SIGTERM to the group; SIGKILL when the leader is left after [`GRACE`], or others a second after it.
+    /// Sends SIGTERM to the group. Sends SIGKILL if the leader lives after [`GRACE`], or the others a second after its end.
     async fn stop(mut self) -> &'static str {
         self.group.signal(Signal::TERM);
         let ended = timeout(GRACE, self.child.wait()).await.is_ok();
@@ -215,30 +204,29 @@ impl Broker {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        // The kubelet would not wait for the others, but a shell may have ended before the command that it ran.
-        // They count as alive until init reaps them, which it does late or never in some containers.
+        // A shell may end before the command that it runs. The kubelet would not wait for that command, but we do. It counts
+        // as alive until init reaps it, and the init of some containers never does.
         if ended && timeout(Duration::from_secs(1), empty).await.is_ok() {
             return "stopped";
         }
         self.group.signal(Signal::KILL);
-        // Only a process that the kernel cannot end right now takes longer.
+        // Only a process in an uninterruptible system call takes longer.
         let _ = timeout(Duration::from_secs(1), self.child.wait()).await;
         if ended {
             "stopped"
         } else {
-            "killed, for it did not stop"
+            "killed, because it ignored SIGTERM"
         }
     }
 }
 
-/// A process group, killed on drop. The signal comes too late for a leader that was waited for, and then reaches what
-/// the broker left behind: the kubelet would end the whole container too. Its id is not given to another process as
-/// long as any of it lives, and hardly within the moment between the leader's end and the drop.
+/// A process group, killed on drop. The signal also ends what a dead leader left behind, as the kubelet ends the whole
+/// container. The kernel does not reuse the group's id while a member lives, and hardly between the leader's end and the drop.
 struct Group(Pid);
 
 impl Group {
     fn signal(&self, signal: Signal) {
-        // Fails only when nothing of the group is left, which is the aim.
+        // This fails only if no member is left.
         let _ = kill_process_group(self.0, signal);
     }
 

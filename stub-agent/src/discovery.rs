@@ -1,10 +1,11 @@
-//! Step 2: one Configuration's requests, from Discover to its Instances.
+//! Step 2: the requests of one Configuration, from Discover to its Instances.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use akri_daemon::innermost;
 use akri_http_proto::v0::discovery_handler_client::DiscoveryHandlerClient;
 use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
 use akri_http_proto::v0::{ByteData, Device, DiscoverRequest, DiscoverResponse};
@@ -24,14 +25,13 @@ use crate::registration::Endpoint;
 use crate::settings::Configuration;
 use crate::state::{DiscoverError, State};
 
-/// The delay after the first failure in a row. It doubles with each further one, without a cap (rule 7).
+/// The delay after the first failure. It doubles with each further one in a row, without a limit (rule 7).
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
-/// Stands for the API server's part of a reconcile, so that a handler whose streams end at once does not keep a core
-/// busy. The real Agent asks again as fast as its API server lets it.
+/// How long the API server takes for a reconcile. Without it, a handler whose streams end at once would keep a core busy.
 const RECONCILE: Duration = Duration::from_millis(10);
 
-/// Discovers for one Configuration until dropped. Dropping it ends its streams and leaves its Instances.
+/// Discovers for one Configuration. Dropping the future ends its streams and leaves its Instances.
 pub(crate) async fn discover(agent: Arc<Agent>, configuration: Configuration) {
     let request = Request {
         agent,
@@ -43,22 +43,23 @@ pub(crate) async fn discover(agent: Arc<Agent>, configuration: Configuration) {
         match request.open_all().await {
             Ok(streams) => {
                 delay = FIRST_RETRY;
-                // The request is new, so its list is still empty (rule 3).
+                // A new request starts with an empty list (rule 3).
                 request.reconcile(&BTreeMap::new(), 0);
                 request.watch(streams).await;
                 log::warn!(
                     "Configuration {}: its last stream ended",
                     request.configuration.name
                 );
-                // Rule 1. The real Agent does it when it has asked again with success, which is later.
+                // Rule 1. The real Agent does this a little later, when its next request has succeeded.
                 request.reconcile(&BTreeMap::new(), 0);
                 sleep(RECONCILE).await;
             }
             Err(error) => {
                 let (name, seconds) = (&request.configuration.name, delay.as_secs());
                 log::warn!(
-                    "Configuration {name}: {error}; next try in {seconds} s, whoever registers until then"
+                    "Configuration {name}: {error}; the next try is in {seconds} s, also if a handler registers"
                 );
+                (request.agent.state).send_modify(|s| s.remember_delay(delay));
                 sleep(delay).await;
                 delay = delay.saturating_mul(2);
             }
@@ -72,7 +73,7 @@ struct Request {
     configuration: Arc<Configuration>,
 }
 
-/// The open streams, in the order of their opening. Each yields lists, and at last how it ended.
+/// The open streams, in the order of their opening.
 type Streams = StreamMap<u64, Pin<Box<dyn Stream<Item = Event> + Send>>>;
 
 enum Event {
@@ -81,19 +82,18 @@ enum Event {
 }
 
 impl Request {
-    /// Waits until an endpoint of the handler is registered. The real Agent counts an absent handler as an error and
-    /// waits as after one (rule 7), which at a terminal only looks like a fault.
+    /// Waits until an endpoint of the handler is registered. The real Agent treats an absent handler as a failure and delays
+    /// its next try (rule 7). In a terminal that would look like a fault.
     async fn handler_registered(&self) {
         let mut registrations = self.agent.registry.subscribe();
         let handler = &self.configuration.discovery_handler;
         while self.agent.registry.endpoints(handler).is_empty() {
-            // An error means that some were missed, so that looking again is right.
+            // An error means that some announcements were missed. Looking again finds them.
             let _ = registrations.recv().await;
         }
     }
 
-    /// Asks every endpoint of the handler. One that fails makes the whole request fail, and the streams of the
-    /// others are dropped.
+    /// Calls every endpoint of the handler. If one fails, the whole request fails and the other streams are dropped.
     async fn open_all(&self) -> Result<Streams> {
         let handler = &self.configuration.discovery_handler;
         let endpoints = self.agent.registry.endpoints(handler);
@@ -107,11 +107,10 @@ impl Request {
             .collect())
     }
 
-    /// Keeps the Instances as the streams say, and opens one more for every registration (rule 5), until the last
-    /// one has ended.
+    /// Applies the lists of the streams, and opens a stream for each registration (rule 5), until the last stream ends.
     ///
-    /// As in the real Agent, a registration that arrives while `open_all` still waits is missed, and one whose
-    /// Discover fails is not tried again as long as another stream is open.
+    /// As in the real Agent, a registration during `open_all` is missed, and one whose Discover fails is not tried again while
+    /// another stream is open.
     async fn watch(&self, mut streams: Streams) {
         let mut registrations = self.agent.registry.subscribe();
         let mut next_stream = streams.len() as u64;
@@ -149,8 +148,8 @@ impl Request {
         }
     }
 
-    /// Calls Discover once. There is no time-out, as in the real Agent: an endpoint that accepts and does not answer
-    /// holds up its Configuration.
+    /// Calls Discover once. There is no timeout, as in the real Agent: an endpoint that does not answer blocks its
+    /// Configuration.
     async fn open(&self, endpoint: Arc<Endpoint>) -> Result<OpenStream> {
         let configuration = &self.configuration;
         let address = &endpoint.registered.endpoint;
@@ -160,47 +159,32 @@ impl Request {
         let mut client = match connect(&endpoint).await {
             Ok(channel) => DiscoveryHandlerClient::new(channel),
             Err(error) => {
-                // Not reachable means gone, for all Configurations, until it registers again.
+                // It is gone, for all Configurations, until it registers again.
                 endpoint.closed.cancel();
-                let cause = root_cause(&error);
+                let cause = innermost(&error).to_string();
                 let failed = anyhow!("cannot connect to {address}: {cause}");
                 self.remember(&endpoint, Code::Unavailable, cause);
                 return Err(failed);
             }
         };
         self.agent.state.send_modify(|s| s.discovers += 1);
-        let properties = configuration.discovery_properties.iter();
-        let request = DiscoverRequest {
-            discovery_details: configuration.discovery_details.clone(),
-            discovery_properties: properties
-                .map(|(k, v)| {
-                    (
-                        k.clone(),
-                        ByteData {
-                            vec: Some(v.clone()),
-                        },
-                    )
-                })
-                .collect(),
-        };
-        match client.discover(request).await {
+        match client.discover(configuration.request()).await {
             Ok(response) => {
                 log::info!(
                     "Configuration {}: discovering with {address}",
                     configuration.name
                 );
-                let open = Counted::new(self.agent.state.clone());
                 Ok(OpenStream {
                     messages: response.into_inner(),
                     request: self.clone(),
+                    _open: Counted::new(self.agent.state.clone()),
                     endpoint,
-                    _open: open,
                 })
             }
             Err(status) => {
                 let code = status.code();
                 self.remember(&endpoint, code, status.message().to_owned());
-                // Without the reason, as in the real Agent (rule 8).
+                // The real Agent does not show the reason either (rule 8).
                 Err(match code {
                     Code::InvalidArgument => {
                         anyhow!("{address} refuses the discovery details as invalid")
@@ -212,11 +196,9 @@ impl Request {
     }
 
     fn remember(&self, endpoint: &Endpoint, code: Code, message: String) {
-        let configuration = self.configuration.name.clone();
-        let endpoint = endpoint.registered.endpoint.clone();
         let error = DiscoverError {
-            configuration,
-            endpoint,
+            configuration: self.configuration.name.clone(),
+            endpoint: endpoint.registered.endpoint.clone(),
             code,
             message,
         };
@@ -238,7 +220,20 @@ impl Request {
     }
 }
 
-/// A Discover stream that was answered.
+impl Configuration {
+    fn request(&self) -> DiscoverRequest {
+        let property = |(key, value): (&String, &Vec<u8>)| {
+            let vec = Some(value.clone());
+            (key.clone(), ByteData { vec })
+        };
+        DiscoverRequest {
+            discovery_details: self.discovery_details.clone(),
+            discovery_properties: self.discovery_properties.iter().map(property).collect(),
+        }
+    }
+}
+
+/// A Discover stream that the handler opened.
 struct OpenStream {
     messages: Streaming<DiscoverResponse>,
     request: Request,
@@ -260,7 +255,7 @@ impl OpenStream {
         }))
     }
 
-    /// The next list; `None` when the stream is over, for whatever reason.
+    /// The next list, or `None` if the stream ended or failed.
     async fn next(&mut self) -> Option<Vec<Device>> {
         let name = &self.request.configuration.name;
         let address = &self.endpoint.registered.endpoint;
@@ -273,7 +268,7 @@ impl OpenStream {
             Ok(None) => log::warn!("Configuration {name}: the stream of {address} ended"),
             Err(status) => {
                 log::warn!(
-                    "Configuration {name}: the stream of {address} broke: {}",
+                    "Configuration {name}: the stream of {address} failed: {}",
                     status.code()
                 );
                 self.request
@@ -284,7 +279,7 @@ impl OpenStream {
     }
 }
 
-/// One of [`State::open_streams`], as long as it lives.
+/// Counts in [`State::open_streams`] while it lives.
 struct Counted(watch::Sender<State>);
 
 impl Counted {
@@ -309,12 +304,4 @@ async fn connect(endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error
     tonic::transport::Endpoint::from_shared(url)?
         .connect()
         .await
-}
-
-/// tonic says "transport error" and hides the cause below.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |e| e.source())
-        .last()
-        .map(ToString::to_string)
-        .unwrap_or_default()
 }

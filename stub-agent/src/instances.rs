@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use akri_daemon::one_line;
 use akri_http_proto::v0::Device;
 use blake2::digest::consts::U3;
 use blake2::{Blake2b, Digest};
@@ -14,33 +15,27 @@ use crate::state::State;
 pub struct Instance {
     /// `<configuration>-<hash>` (rule 12).
     pub name: String,
-    /// The Configuration that it belongs to.
+    /// The name of its Configuration.
     pub configuration: String,
     /// See [`instance_hash`].
     pub hash: String,
-    /// The device's id, of which the hash is made. Of colliding devices, the first one listed (rule 12).
+    /// The id of its device. Among devices with the same hash, the first one listed (rule 12).
     pub device_id: String,
-    /// The device's properties now: the environment of a broker that starts with this Instance, where each is
-    /// repeated with the hash as suffix (rule 13).
+    /// The device's properties now. A broker that starts gets them as its environment (rule 13).
     pub properties: BTreeMap<String, String>,
-    /// Whether other nodes may see the same device.
+    /// Whether other nodes can see the same device.
     pub shared: bool,
 }
 
-/// Leaves out the property values and what may be secret in the id.
+/// Leaves out the properties, and the parts of the id that may be secret.
 impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Instance {} of {}",
-            self.name,
-            printable(&self.device_id)
-        )
+        write!(f, "Instance {} of {}", self.name, shown(&self.device_id))
     }
 }
 
-/// The hash in an Instance's name: BLAKE2b with 3 bytes of output over the device's id and, for a device that is not
-/// shared, the name of the node that sees it; lower-case hex (rule 12).
+/// The hash in an Instance's name (rule 12): BLAKE2b with 3 bytes of output, in lower-case hex. The input is the device's id,
+/// followed by the node's name if the device is not shared.
 pub fn instance_hash(id: &str, node_name: Option<&str>) -> String {
     let mut hasher = Blake2b::<U3>::new();
     hasher.update(id);
@@ -61,8 +56,8 @@ pub(crate) struct DeviceList {
     pub devices: Vec<Device>,
 }
 
-/// Merges the lists of all streams of a Configuration by Instance name (rule 4). Where several devices have the same
-/// one, the first gives the broker its environment, and the others vanish without a word (rule 12).
+/// Merges the lists of all streams of a Configuration by Instance name (rule 4). If several devices have the same name, the
+/// first one counts, and the others vanish silently (rule 12).
 pub(crate) fn merge<'a>(
     configuration: &str,
     node_name: &str,
@@ -78,11 +73,7 @@ pub(crate) fn merge<'a>(
                 configuration: configuration.to_owned(),
                 hash,
                 device_id: device.id.clone(),
-                properties: device
-                    .properties
-                    .iter()
-                    .map(|(k, v)| (k.clone(), v.clone()))
-                    .collect(),
+                properties: device.properties.clone(),
                 shared: *shared,
             });
         }
@@ -90,7 +81,7 @@ pub(crate) fn merge<'a>(
     instances
 }
 
-/// What one reconcile did.
+/// What one reconcile changed.
 #[derive(Default)]
 pub(crate) struct Changes {
     pub created: Vec<Instance>,
@@ -99,7 +90,7 @@ pub(crate) struct Changes {
 }
 
 impl State {
-    /// Makes the Instances of `configuration` those that were `found`. Whatever is missing goes at once (rule 2).
+    /// Makes `found` the Instances of `configuration`. A missing one is deleted at once (rule 2).
     pub(crate) fn reconcile(
         &mut self,
         configuration: &str,
@@ -140,24 +131,19 @@ impl Changes {
                 log::info!(
                     "Instance {} {word}: {}",
                     instance.name,
-                    printable(&instance.device_id)
+                    shown(&instance.device_id)
                 );
             }
         }
     }
 }
 
-/// A device's id for a log line: no user, password or query of a URL, no control characters, no endless line.
-fn printable(id: &str) -> String {
-    let id = id.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = id.find("://").map_or(("", id), |at| id.split_at(at + 3));
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}{host}{path}")
-        .chars()
-        .take(200)
-        .flat_map(char::escape_debug)
-        .collect()
+/// A device's id for a log line: one line without a URL's query, and nothing if it may hold a password.
+fn shown(id: &str) -> String {
+    match id.contains('@') {
+        true => "(its id may hold a password)".to_owned(),
+        false => one_line(id.split(['?', '#']).next().unwrap_or_default()),
+    }
 }
 
 #[cfg(test)]
@@ -240,13 +226,14 @@ mod tests {
     fn a_log_line_holds_no_secret_of_an_id() {
         let cases = [
             ("10.0.0.1:80", "10.0.0.1:80"),
-            ("http://a:8080/temp", "http://a:8080/temp"),
-            ("http://user:secret@a/x@y?token=secret#z", "http://a/x@y"),
-            ("user:secret@a", "a"),
+            ("http://a:8080/temp?token=secret#z", "http://a:8080/temp"),
             ("a\nb", "a\\nb"),
         ];
         for (id, line) in cases {
-            assert_eq!(printable(id), line);
+            assert_eq!(shown(id), line);
+        }
+        for id in ["http://user:secret@a/", "secret@a", "http://u:?secret@a"] {
+            assert!(!shown(id).contains("secret"), "{id}");
         }
     }
 }

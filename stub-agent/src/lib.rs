@@ -1,14 +1,13 @@
-//! Plays Akri's Agent, and with a broker command its Controller and the kubelet, so that a discovery handler can be
-//! tested and watched without a cluster. Faithful to what the real ones do, also where that hurts: the numbers of the
-//! rules in these files are those of `docs/akri-agent.md`.
+//! Plays Akri's Agent, and with a broker command also its Controller and the kubelet, to test and watch a discovery handler
+//! without a cluster. It does what the real ones do, also where that hurts; rule numbers refer to `docs/akri-agent.md`.
 //!
 //! The flow:
 //! 1. `registration`: discovery handlers register on the Agent's socket;
-//! 2. `discovery`: each Configuration opens Discover on every endpoint of its handler, and reads the lists;
-//! 3. `instances`: the lists, merged, become Instances;
+//! 2. `discovery`: each Configuration calls Discover on every endpoint of its handler, and reads the lists;
+//! 3. `instances`: the merged lists become Instances;
 //! 4. `brokers`: a process runs for each Instance.
 //!
-//! [`State`] shows all of it from outside; [`Settings`] are the binary's flags.
+//! [`State`] shows all of it; [`Settings`] are the binary's flags.
 
 mod brokers;
 mod discovery;
@@ -18,7 +17,7 @@ mod settings;
 mod state;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
@@ -36,19 +35,19 @@ use registration::{Registry, Socket};
 pub use settings::{Config, Configuration, Settings};
 pub use state::{DiscoverError, Registered, State};
 
-/// A running Agent. Dropping it is like killing the real one: connections end, the socket file stays behind. Other
-/// than in a cluster, the brokers do not survive it.
+/// A running Agent. Dropping it is like killing the real one: connections end, and the socket file stays. Unlike in a cluster,
+/// its brokers are killed too.
 pub struct StubAgent {
     agent: Arc<Agent>,
     socket: Socket,
-    /// Asks the registration server to end.
+    /// Stops the registration server.
     stop: CancellationToken,
     server: AbortOnDropHandle<()>,
-    /// One task per Configuration, by name.
+    /// A task for each Configuration, by name.
     configurations: Mutex<BTreeMap<String, AbortOnDropHandle<()>>>,
 }
 
-/// What all steps share.
+/// The parts that all steps share.
 struct Agent {
     node_name: String,
     registry: Arc<Registry>,
@@ -57,7 +56,7 @@ struct Agent {
 }
 
 impl Agent {
-    /// Makes the Instances of a Configuration those that were `found`, and their brokers with them.
+    /// Makes `found` the Instances of a Configuration, and starts and stops their brokers.
     fn reconcile(
         &self,
         configuration: &str,
@@ -71,29 +70,23 @@ impl Agent {
         });
         changes.log();
         if let Some(brokers) = &self.brokers {
-            changes
-                .deleted
-                .iter()
-                .for_each(|instance| brokers.stop(&instance.name));
-            changes
-                .created
-                .iter()
-                .for_each(|instance| brokers.start(instance));
+            for instance in &changes.deleted {
+                brokers.stop(&instance.name);
+            }
+            for instance in &changes.created {
+                brokers.start(instance);
+            }
         }
     }
 }
 
 impl StubAgent {
-    /// Starts with nothing: no registration, no Instance (rules 3 and 6). Handlers can register once this returns.
+    /// Starts without a registration and without an Instance (rules 3 and 6). Handlers can register once this returns.
     ///
     /// # Errors
-    /// The socket cannot be bound, for instance because an Agent that lives serves it; or a Configuration has a name
-    /// that Kubernetes refuses, or one that is taken.
+    /// The socket cannot be bound, for instance because another Agent serves it. The name of a Configuration is taken, or
+    /// Kubernetes would refuse it.
     pub async fn start(config: Config) -> Result<Self> {
-        config
-            .configurations
-            .iter()
-            .try_for_each(Configuration::check)?;
         let socket = Socket::bind(&config.directory).await?;
         let (state, _) = watch::channel(State::default());
         let registry = Arc::new(Registry::new(state.clone()));
@@ -104,12 +97,11 @@ impl StubAgent {
                 log::error!("the registration server failed: {error}");
             }
         }));
-        let brokers = config.broker.map(Brokers::new);
         let agent = Arc::new(Agent {
             node_name: config.node_name,
             registry,
             state,
-            brokers,
+            brokers: config.broker.map(Brokers::new),
         });
         let agent = Self {
             agent,
@@ -131,7 +123,7 @@ impl StubAgent {
         Ok(agent)
     }
 
-    /// Follows the state. Values may be skipped, so count with the counters.
+    /// Follows the state. A receiver may skip values, so count with the counters.
     pub fn state(&self) -> watch::Receiver<State> {
         self.agent.state.subscribe()
     }
@@ -139,7 +131,7 @@ impl StubAgent {
     /// Waits until `condition` holds, and returns the state in which it did.
     ///
     /// # Errors
-    /// It did not within `timeout`; the message shows the state.
+    /// It does not within `timeout`. The message shows the state.
     pub async fn wait_for(
         &self,
         condition: impl FnMut(&State) -> bool,
@@ -151,25 +143,22 @@ impl StubAgent {
         }
         let state = format!("{:?}", *self.agent.state.borrow());
         bail!(
-            "not so within {timeout:?}: {}",
+            "the condition did not hold within {timeout:?}: {}",
             state.chars().take(4_000).collect::<String>()
         )
     }
 
-    /// Starts to discover for one more Configuration: at once where its handler is registered, else by rule 7.
+    /// Adds a Configuration. Discovery starts once its handler is registered.
     ///
     /// # Errors
-    /// Kubernetes would refuse the name, or it is taken.
+    /// The name is taken, or Kubernetes would refuse it.
     pub fn add_configuration(&self, configuration: Configuration) -> Result<()> {
         configuration.check()?;
         let name = configuration.name.clone();
-        let mut configurations = self
-            .configurations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut configurations = lock(&self.configurations);
         ensure!(
             !configurations.contains_key(&name),
-            "there is a Configuration named {name} already"
+            "there already is a Configuration named {name}; choose another name"
         );
         log::info!(
             "Configuration {name} added, for the discovery handler {}",
@@ -180,35 +169,25 @@ impl StubAgent {
         Ok(())
     }
 
-    /// Deletes a Configuration: its streams are dropped from the Agent's side, its Instances go, and their brokers are
-    /// being stopped when this returns.
+    /// Deletes a Configuration: drops its streams, deletes its Instances, and starts to stop their brokers.
     ///
     /// # Errors
-    /// There is none of this name.
+    /// There is no Configuration of this name.
     pub async fn delete_configuration(&self, name: &str) -> Result<()> {
-        let task = self
-            .configurations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        let task = lock(&self.configurations).remove(name);
         end(task.with_context(|| format!("there is no Configuration named {name}"))?).await;
         log::info!("Configuration {name} deleted");
         self.agent.reconcile(name, BTreeMap::new(), |_| {});
         Ok(())
     }
 
-    /// Ends cleanly: no stream, no broker, no Instance and no socket file is left. Takes up to six seconds when
-    /// a broker does not stop by itself. Dropping the future is like dropping the Agent.
+    /// Stops cleanly: no stream, broker, Instance or socket file is left. This takes up to six seconds if a broker ignores
+    /// SIGTERM. Dropping the future is like dropping the Agent.
     pub async fn stop(self) {
         self.stop.cancel();
         self.socket.close();
         self.socket.remove();
-        let configurations = std::mem::take(
-            &mut *self
-                .configurations
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let configurations = std::mem::take(&mut *lock(&self.configurations));
         for (_, task) in configurations {
             end(task).await;
         }
@@ -223,7 +202,7 @@ impl StubAgent {
     }
 }
 
-/// Waits until the task is really gone, so that what it did last is seen.
+/// Aborts the task and waits for its end, so that its last change of the state is visible.
 async fn end(task: AbortOnDropHandle<()>) {
     task.abort();
     let _ = task.await;
@@ -233,20 +212,22 @@ impl Drop for StubAgent {
     fn drop(&mut self) {
         self.socket.close();
         self.server.abort();
-        self.configurations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        lock(&self.configurations).clear();
         if let Some(brokers) = &self.agent.brokers {
             brokers.kill_all();
         }
     }
 }
 
-/// The binary's life: runs an Agent until `shutdown`, and stops it. Dropping the future is like dropping the Agent.
+/// A poisoned lock is no reason to stop: no lock here is held while its value is inconsistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs an Agent until `shutdown` is ready, then stops it. Dropping the future is like dropping the Agent.
 ///
 /// # Errors
-/// Those of [`StubAgent::start`].
+/// As for [`StubAgent::start`].
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let agent = StubAgent::start(config).await?;
     shutdown.await;

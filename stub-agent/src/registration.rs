@@ -3,9 +3,10 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use akri_daemon::one_line;
 use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
 use akri_http_proto::v0::registration_server::{Registration, RegistrationServer};
 use akri_http_proto::v0::{Empty, RegisterDiscoveryHandlerRequest};
@@ -17,22 +18,23 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::lock;
 use crate::state::{Registered, State};
 
-/// The file's name in the discovery handlers' directory.
+/// The name of the Agent's socket in the discovery handlers' directory.
 pub const SOCKET_NAME: &str = "agent-registration.sock";
 
-/// One registration's endpoint. Registering the same address again makes a new one in its place.
+/// The endpoint of one registration. A new registration of the same address replaces it.
 pub(crate) struct Endpoint {
     pub registered: Registered,
-    /// Cancelled by the first failed connection; that ends the endpoint's streams, for every Configuration.
+    /// Cancelled when a connection fails. That ends the endpoint's streams for every Configuration.
     pub closed: CancellationToken,
 }
 
-/// The endpoints that a new request asks, and the way by which running requests hear of new ones.
+/// The endpoints that a new request calls, and the announcements of new ones to running requests.
 pub(crate) struct Registry {
     endpoints: Mutex<Vec<Arc<Endpoint>>>,
-    /// A Configuration that waits after an error does not listen (rule 7).
+    /// A Configuration that waits for its next try does not listen (rule 7).
     announcements: broadcast::Sender<Arc<Endpoint>>,
     state: watch::Sender<State>,
 }
@@ -50,10 +52,7 @@ impl Registry {
 
     /// The open endpoints of the handler called `name`, in the order of their first registration.
     pub fn endpoints(&self, name: &str) -> Vec<Arc<Endpoint>> {
-        let mut endpoints = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut endpoints = lock(&self.endpoints);
         endpoints.retain(|e| !e.closed.is_cancelled());
         endpoints
             .iter()
@@ -67,15 +66,14 @@ impl Registry {
     }
 
     fn register(&self, registered: Registered) {
+        let not_shared = match registered.shared {
+            true => "",
+            false => " (devices not shared)",
+        };
         log::info!(
-            "discovery handler {} registered {}{}",
-            registered.name,
-            registered.endpoint,
-            if registered.shared {
-                ""
-            } else {
-                " (devices not shared)"
-            }
+            "discovery handler {} registered {}{not_shared}",
+            one_line(&registered.name),
+            one_line(&registered.endpoint),
         );
         self.state
             .send_modify(|s| s.remember_registration(registered.clone()));
@@ -86,15 +84,12 @@ impl Registry {
         let same = |e: &Registered| {
             e.name == endpoint.registered.name && e.endpoint == endpoint.registered.endpoint
         };
-        let mut endpoints = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut endpoints = lock(&self.endpoints);
         match endpoints.iter_mut().find(|e| same(&e.registered)) {
             Some(known) => *known = Arc::clone(&endpoint),
             None => endpoints.push(Arc::clone(&endpoint)),
         }
-        // Nobody listens while no request runs.
+        // An error means that no request is listening.
         let _ = self.announcements.send(endpoint);
     }
 }
@@ -121,16 +116,15 @@ impl Registration for RegistrationService {
     }
 }
 
-/// The bound socket. It outlives the serving task, so that dropping the Agent closes it at once and not at some
-/// later turn of the runtime.
+/// The bound socket. The server only borrows its listener, so that dropping the Agent closes it at once.
 pub(crate) struct Socket {
     path: PathBuf,
-    /// Which file is ours: another Agent may have put its own in our place by the time we stop.
+    /// Identifies our file: another Agent may have replaced it by the time we stop.
     file: FileStamp,
     listener: Arc<Mutex<Option<UnixListener>>>,
 }
 
-/// Device, inode and change time; the inode alone is reused at once (rule 6).
+/// Device, inode and change time, because a file system may reuse an inode at once (rule 6).
 type FileStamp = (u64, u64, i64, i64);
 
 fn stamp(path: &Path) -> std::io::Result<FileStamp> {
@@ -139,8 +133,10 @@ fn stamp(path: &Path) -> std::io::Result<FileStamp> {
 }
 
 impl Socket {
-    /// Binds in `directory`, which is created if missing. The socket file of an Agent that is gone is replaced
-    /// (rule 6); one that is being served, and a file that is no socket, is an error.
+    /// Binds in `directory`, which is created if missing. Replaces the socket file of a dead Agent (rule 6).
+    ///
+    /// # Errors
+    /// Another process serves the socket, its path holds another kind of file, or the directory is not writable.
     pub async fn bind(directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory).with_context(|| {
             format!(
@@ -160,34 +156,29 @@ impl Socket {
         })
     }
 
-    /// Serves registrations until `stop`; then open connections are asked to end.
+    /// Serves registrations until `stop`, and then until the open connections end.
     pub fn serve(
         &self,
         registry: Arc<Registry>,
         stop: CancellationToken,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
         let listener = Arc::clone(&self.listener);
-        let incoming = stream::poll_fn(move |cx| {
-            match &*listener.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(listener) => listener
-                    .poll_accept(cx)
-                    .map(|accepted| Some(accepted.map(|(stream, _)| stream))),
-                None => std::task::Poll::Ready(None),
-            }
+        let incoming = stream::poll_fn(move |cx| match &*lock(&listener) {
+            Some(listener) => listener
+                .poll_accept(cx)
+                .map(|accepted| Some(accepted.map(|(stream, _)| stream))),
+            None => std::task::Poll::Ready(None),
         });
         let service = RegistrationServer::new(RegistrationService(registry));
         Server::builder().serve_with_incoming_shutdown(service, incoming, stop.cancelled_owned())
     }
 
-    /// Refuses connections from now on; the file stays, as a killed Agent leaves it.
+    /// Refuses connections from now on. The file stays, as a killed Agent leaves it.
     pub fn close(&self) {
-        self.listener
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        lock(&self.listener).take();
     }
 
-    /// Removes the file, unless it is another Agent's by now.
+    /// Removes the file, unless another Agent replaced it.
     pub fn remove(&self) {
         if stamp(&self.path).is_ok_and(|file| file == self.file)
             && let Err(error) = std::fs::remove_file(&self.path)
@@ -204,10 +195,10 @@ async fn remove_stale(path: &Path) -> Result<()> {
     };
     ensure!(
         file.file_type().is_socket(),
-        "{} exists and is no socket",
+        "{} is not a socket; remove it or choose another directory",
         path.display()
     );
-    // A full backlog makes connecting wait: that process lives as well.
+    // Connecting waits if the backlog is full, so that process lives too.
     match tokio::time::timeout(Duration::from_secs(1), UnixStream::connect(path)).await {
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -217,7 +208,7 @@ async fn remove_stale(path: &Path) -> Result<()> {
             });
         }
         Ok(Ok(_)) | Err(_) => bail!(
-            "{} is served by another process: is an Agent running here?",
+            "another process serves {}; stop that Agent or choose another directory",
             path.display()
         ),
     }

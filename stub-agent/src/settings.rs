@@ -1,17 +1,18 @@
-//! What the stub Agent is told: flags and environment variables, and the Configurations among them.
+//! The stub Agent's flags and environment variables, and the Configurations among them.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use akri_daemon::BadSetting;
 use anyhow::{Context, Error, Result, ensure};
 use clap::Parser;
 
-/// What the binary's flags and environment variables say. The library takes a [`Config`].
+/// The binary's flags and environment variables. The library takes a [`Config`].
 #[derive(Parser)]
 #[command(
     name = "stub-agent",
-    version,
+    version = akri_daemon::version(),
     about = "Plays Akri's Agent, Controller and kubelet on one machine",
     after_help = "RUST_LOG sets what is logged (default info)."
 )]
@@ -25,7 +26,7 @@ pub struct Settings {
     )]
     pub discovery_handlers_directory: PathBuf,
 
-    /// A Configuration: its name and its discovery details, handed to the discovery handler as they are. Repeatable
+    /// A Configuration: its name, and the discovery details for its discovery handler; repeat for more Configurations
     #[arg(
         long,
         env = "CONFIGURATION",
@@ -38,7 +39,7 @@ pub struct Settings {
     #[arg(long, env = "DISCOVERY_HANDLER_NAME", value_name = "NAME", default_value = DEFAULT_DISCOVERY_HANDLER)]
     pub discovery_handler: String,
 
-    /// Name of this node; part of the Instance's hash of a device that is not shared
+    /// Name of this node; the Instance's hash of a device that is not shared includes it
     #[arg(
         long,
         env = "AGENT_NODE_NAME",
@@ -47,30 +48,34 @@ pub struct Settings {
     )]
     pub node_name: String,
 
-    /// Command line of a broker, given to `sh -c`; one process runs per Instance
+    /// Command line of a broker, run by `sh -c`, one process for each Instance
     #[arg(long, env = "BROKER", value_name = "COMMAND", hide_env_values = true)]
     pub broker: Option<String>,
 }
 
 impl TryFrom<Settings> for Config {
-    type Error = Error;
+    type Error = BadSetting;
 
-    /// Fails for a value of `--configuration` that is none. Here and not in clap, which would repeat the whole value
-    /// in its error, with what may be secret in the details.
-    fn try_from(settings: Settings) -> Result<Self> {
-        let configuration = |text: String| -> Result<Configuration> {
-            let configuration = text.parse().context("--configuration (CONFIGURATION)")?;
+    /// Fails if a value of `--configuration` is not a Configuration. clap does not check it, because clap repeats the whole
+    /// value in its error, and the discovery details may hold a secret.
+    fn try_from(settings: Settings) -> Result<Self, BadSetting> {
+        let configuration = |(at, text): (usize, String)| {
+            let parsed = text.parse::<Configuration>();
+            let configuration = parsed.map_err(|error| {
+                BadSetting(format!(
+                    "value {} of --configuration (CONFIGURATION): {error}",
+                    at + 1
+                ))
+            })?;
             Ok(Configuration {
                 discovery_handler: settings.discovery_handler.clone(),
                 ..configuration
             })
         };
         Ok(Self {
-            configurations: settings
-                .configuration
-                .into_iter()
+            configurations: (settings.configuration.into_iter().enumerate())
                 .map(configuration)
-                .collect::<Result<_>>()?,
+                .collect::<Result<_, _>>()?,
             directory: settings.discovery_handlers_directory,
             node_name: settings.node_name,
             broker: settings.broker,
@@ -81,32 +86,32 @@ impl TryFrom<Settings> for Config {
 /// The name under which this project's discovery handler registers.
 const DEFAULT_DISCOVERY_HANDLER: &str = "http";
 
-/// What a [`StubAgent`](crate::StubAgent) needs to start.
+/// What a [`StubAgent`](crate::StubAgent) starts with.
 pub struct Config {
-    /// Where `agent-registration.sock` goes; created if missing.
+    /// The directory of `agent-registration.sock`; created if missing.
     pub directory: PathBuf,
     /// Hashed into the Instance names of devices that are not shared (rule 12).
     pub node_name: String,
-    /// What to discover from the start. More can be added and deleted later.
+    /// The first Configurations. More can be added, and all can be deleted, later.
     pub configurations: Vec<Configuration>,
-    /// Command line for `sh -c`, one process per Instance; with `None` nothing runs and Instances are only kept.
+    /// Command line for `sh -c`, run for each Instance. With `None` no broker runs.
     pub broker: Option<String>,
 }
 
-/// An Akri Configuration, as far as discovery is concerned. It cannot be changed, only deleted and added (rule 15).
+/// What discovery needs of an Akri Configuration. It cannot be changed, only deleted and added again (rule 15).
 #[derive(Clone)]
 pub struct Configuration {
-    /// Its name in the cluster, the first part of its Instances' names: a DNS-1123 subdomain.
+    /// Its name in the cluster, which its Instances' names begin with: a DNS-1123 subdomain of at most 246 bytes.
     pub name: String,
-    /// The discovery handler that it asks for, by the name under which handlers register.
+    /// The name under which its discovery handler registers.
     pub discovery_handler: String,
-    /// Handed to the discovery handler as it is.
+    /// Sent to the discovery handler unchanged.
     pub discovery_details: String,
-    /// Handed to the discovery handler as they are; never logged, for they may come from a Secret.
+    /// Sent to the discovery handler unchanged. They are never logged, because they may come from a Secret.
     pub discovery_properties: HashMap<String, Vec<u8>>,
 }
 
-/// Leaves out details and properties: both may hold secrets.
+/// Leaves out details and properties, because both may hold secrets.
 impl std::fmt::Debug for Configuration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -122,7 +127,7 @@ impl FromStr for Configuration {
 
     /// Reads `NAME=DETAILS`. The discovery handler is `http`, and there are no properties.
     fn from_str(text: &str) -> Result<Self> {
-        let (name, details) = text.split_once('=').context("it must be NAME=DETAILS")?;
+        let (name, details) = text.split_once('=').context("expected NAME=DETAILS")?;
         let configuration = Self {
             name: name.to_owned(),
             discovery_handler: DEFAULT_DISCOVERY_HANDLER.to_owned(),
@@ -135,9 +140,9 @@ impl FromStr for Configuration {
 }
 
 impl Configuration {
-    /// What the API server would refuse.
+    /// Fails if the API server would refuse the name. The error does not show it: it may be part of a URL with a password.
     pub(crate) fn check(&self) -> Result<()> {
-        // 253 is the limit for an Instance's name too, which is 7 bytes longer: a hyphen and the hash.
+        // An Instance's name has at most 253 bytes; it adds a hyphen and six digits.
         const LONGEST: usize = 253 - 7;
         let label = |l: &str| {
             let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -145,9 +150,8 @@ impl Configuration {
         };
         ensure!(
             self.name.len() <= LONGEST && self.name.split('.').all(label),
-            "the Configuration name {:?} is no DNS-1123 subdomain: lower-case letters, digits, hyphens and dots, \
-             with a letter or digit at both ends of each part, and at most {LONGEST} bytes",
-            self.name.chars().take(LONGEST + 1).collect::<String>(),
+            "a Configuration's name must be a DNS-1123 subdomain of at most {LONGEST} bytes: lower-case letters and digits, \
+             with hyphens and dots between them, such as akri-http"
         );
         Ok(())
     }
@@ -220,11 +224,15 @@ mod tests {
 
     #[test]
     fn a_bad_configuration_is_an_error_that_names_the_flag_and_no_secret() {
-        for value in ["C=http://user:secret@a/", "http://user:secret@a/"] {
+        for value in [
+            "C=http://user:secret@a/",
+            "http://user:secret@a/",
+            "http://user:secret@a/?a=b",
+        ] {
             let settings = Settings::parse_from(["stub-agent", "--configuration", value]);
-            let error = format!("{:#}", Config::try_from(settings).err().unwrap());
+            let BadSetting(error) = Config::try_from(settings).err().unwrap();
             assert!(
-                error.starts_with("--configuration") && !error.contains("secret"),
+                error.starts_with("value 1 of --configuration") && !error.contains("secret"),
                 "{error}"
             );
         }

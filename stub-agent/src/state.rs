@@ -1,40 +1,43 @@
 //! What can be seen of the stub Agent from outside.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
 use tonic::Code;
 
 use crate::instances::Instance;
 
-/// How many registrations and how many errors are remembered; older ones are forgotten.
+/// The most entries that each queue keeps; the oldest ones are dropped.
 const REMEMBERED: usize = 1_000;
 
-/// Everything that a test or a demo may want to look at or to wait for. The counters only grow.
+/// What a test or a demo can look at and wait for. Counters only grow, except `open_streams`.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// Registrations in the order received, repeated ones included; the last 1,000.
+    /// Registrations in the order of their arrival, with repeated ones; the last 1,000.
     pub registrations: VecDeque<Registered>,
-    /// Discover calls made on reachable endpoints, refused ones included.
+    /// Discover calls on reachable endpoints, with refused ones.
     pub discovers: u64,
     /// Discover streams that are open now.
     pub open_streams: usize,
-    /// Messages received in total, on all streams.
+    /// Messages received, on all streams together.
     pub messages: u64,
-    /// Server-side applies that the real Agent would have made: every message costs one per device listed on any
-    /// open stream of its Configuration, also when nothing changed (rule 9).
+    /// Server-side applies that the real Agent would make: each message costs one for each device on any open stream of
+    /// its Configuration, also if nothing changed (rule 9).
     pub applies: u64,
     /// Discover calls that failed and streams that ended with an error, oldest first; the last 1,000.
     pub discover_errors: VecDeque<DiscoverError>,
+    /// How long each failed request waits until its next try, oldest first; the last 1,000 (rule 7).
+    pub delays: VecDeque<Duration>,
     /// The Instances that exist now, by name.
     pub instances: BTreeMap<String, Instance>,
-    /// Instances created in total.
+    /// Instances created so far.
     pub created: u64,
-    /// Instances deleted in total; 0 means that no broker was ever taken down.
+    /// Instances deleted so far. At 0 no broker was ever stopped.
     pub deleted: u64,
 }
 
-/// A registration as it was received.
+/// A registration as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
     /// The discovery handler's name.
@@ -43,20 +46,20 @@ pub struct Registered {
     pub endpoint: String,
     /// How to read `endpoint`.
     pub endpoint_type: EndpointType,
-    /// Whether other nodes may see the same devices.
+    /// Whether other nodes can see the same devices.
     pub shared: bool,
 }
 
-/// Why a Discover call or its stream came to an end.
+/// Why a Discover call or its stream failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoverError {
-    /// The Configuration that asked.
+    /// The Configuration that the call was for.
     pub configuration: String,
-    /// The endpoint that was asked.
+    /// The endpoint that was called.
     pub endpoint: String,
-    /// `Unavailable` also stands for an endpoint that could not be connected.
+    /// The gRPC code; `Unavailable` if the endpoint was not reachable.
     pub code: Code,
-    /// The handler's words, or the transport's; at most 1,000 characters.
+    /// The handler's or the transport's message; at most 1,000 characters.
     pub message: String,
 }
 
@@ -68,6 +71,10 @@ impl State {
     pub(crate) fn remember_error(&mut self, mut error: DiscoverError) {
         error.message = error.message.chars().take(1_000).collect();
         push(&mut self.discover_errors, error);
+    }
+
+    pub(crate) fn remember_delay(&mut self, delay: Duration) {
+        push(&mut self.delays, delay);
     }
 }
 

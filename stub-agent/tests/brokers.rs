@@ -1,4 +1,4 @@
-//! The Controller's and the kubelet's part, and that no broker is left behind.
+//! What the Controller and the kubelet do, and that no broker outlives the Agent.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,14 +10,14 @@ mod support;
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use akri_http_stub_agent::StubAgent;
 use rustix::process::{Pid, Signal, kill_process};
 use support::*;
 use tokio::process::{Child, Command};
 
-/// A broker that leaves its process id and its child's under its device's name, and lives on.
+/// A broker that writes its process id and its child's to a file named after its device, and keeps running.
 const PAIR: &str =
     r#"sleep 1000 & echo $$ $! >$WHERE/tmp.$$ && mv $WHERE/tmp.$$ $WHERE/$DEVICE; wait"#;
 
@@ -153,10 +153,10 @@ async fn a_broker_that_exits_is_started_again_with_a_growing_delay() {
     stream.send(vec![named(fixture.path(), "one")]).await;
     while starts() < 3 {
         assert!(started.elapsed() < SOON);
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let waited = started.elapsed().as_secs_f32();
-    assert!((3.0..6.0).contains(&waited), "1 s and 2 s, not {waited}");
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_secs(3), "1 s and 2 s: {waited:?}");
 }
 
 #[tokio::test]
@@ -166,9 +166,12 @@ async fn stopping_the_agent_waits_for_its_brokers() {
     stream
         .send(vec![named(path, "one"), named(path, "two")])
         .await;
-    let pids = [pair(path, "one").await, pair(path, "two").await].concat();
+    let pairs = [pair(path, "one").await, pair(path, "two").await];
     fixture.agent.stop().await;
-    assert!(!pids.iter().any(|pid| is_alive(pid)));
+    for pids in pairs {
+        assert!(!is_alive(&pids[0]));
+        are_gone(pids).await;
+    }
 }
 
 #[tokio::test]
@@ -200,7 +203,7 @@ fn a_runtime_that_ends_leaves_no_broker() {
     drop(agent);
 }
 
-/// The binary, with a handler that made it start a broker.
+/// The binary with one running broker, and its handler.
 async fn binary(directory: &Path, broker: &str) -> (Child, Handler, Stream) {
     let mut binary = Command::new(env!("CARGO_BIN_EXE_stub-agent"));
     let agent = binary
@@ -214,7 +217,7 @@ async fn binary(directory: &Path, broker: &str) -> (Child, Handler, Stream) {
     let mut handler = Handler::serve(directory, "http.sock");
     let socket = directory.join(akri_http_stub_agent::SOCKET_NAME);
     while tokio::net::UnixStream::connect(&socket).await.is_err() {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     handler.register(directory).await;
     let stream = handler.stream().await;
@@ -242,7 +245,7 @@ async fn the_binary_ends_cleanly_on_sigterm_and_on_sigint() {
             .unwrap()
             .unwrap();
         assert!(status.success(), "{status}");
-        assert!(!pids.iter().any(|pid| is_alive(pid)));
+        are_gone(pids).await;
         stream.dropped().await;
         assert!(
             !directory
@@ -265,16 +268,12 @@ async fn a_second_signal_aborts_at_once_and_leaves_no_broker() {
     assert_eq!(appears(directory.path().join("left-over")).await, "");
     signal(&agent, Signal::TERM);
     appears(directory.path().join("asked")).await;
-    let second = Instant::now();
     signal(&agent, Signal::TERM);
     let status = tokio::time::timeout(SOON, agent.wait())
         .await
         .unwrap()
         .unwrap();
-    assert!(
-        !status.success() && second.elapsed().as_secs() < 3,
-        "{status} after {:?}",
-        second.elapsed()
-    );
+    // An orderly stop would end with status 0.
+    assert_eq!(status.code(), Some(1));
     is_gone(&pid).await;
 }

@@ -1,4 +1,4 @@
-//! Start and stop of the Agent: its socket, its streams.
+//! How the Agent starts and stops: its socket, its streams, its settings.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -48,7 +48,7 @@ async fn a_file_that_is_no_socket_is_an_error_and_stays() {
         .err()
         .unwrap()
         .to_string();
-    assert!(error.contains("no socket"), "{error}");
+    assert!(error.contains("is not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
@@ -69,11 +69,7 @@ async fn two_configurations_of_one_name_are_an_error_that_leaves_no_socket() {
 async fn stopping_drops_open_streams_and_removes_the_socket() {
     let (fixture, _handler, stream) = Fixture::discovering(None).await;
     stream.send(vec![device("a")]).await;
-    fixture
-        .agent
-        .wait_for(|s| s.instances.len() == 1, SOON)
-        .await
-        .unwrap();
+    fixture.wait_for(|s| s.instances.len() == 1).await;
     let state = fixture.agent.state();
     fixture.agent.stop().await;
     stream.dropped().await;
@@ -111,4 +107,17 @@ async fn what_was_waited_for_in_vain_is_shown() {
         .wait_for(|s| s.messages > 0, std::time::Duration::from_millis(10))
         .await;
     assert!(waited.unwrap_err().to_string().contains("messages: 0"));
+}
+
+#[test]
+fn a_bad_configuration_is_one_line_without_its_secret_and_status_2() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_stub-agent"))
+        .args(["--configuration", "http://user:secret@a/?a=b"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("error: value 1 of --configuration"));
+    assert!(!stderr.contains("secret"), "{stderr}");
 }

@@ -2,15 +2,9 @@
 
 use std::process::ExitCode;
 
-use akri_http_broker::{
-    command::{execute, stop_signal},
-    grpc_client::{Settings, run},
-};
-use anyhow::Context;
+use akri_daemon::execute;
+use akri_http_broker::client::{Settings, run};
 
 fn main() -> ExitCode {
-    execute(|settings: Settings| async move {
-        let shutdown = stop_signal().context("cannot wait for signals")?;
-        run(settings, shutdown).await
-    })
+    execute(|settings: Settings, shutdown| run(settings, shutdown))
 }

@@ -2,24 +2,16 @@
 
 use std::process::ExitCode;
 
+use akri_daemon::execute;
 use akri_http_broker::{
-    command::{execute, stop_signal},
-    endpoints::from_environment,
+    pod_devices::from_environment,
     standalone::{Config, Settings, run},
 };
-use anyhow::Context;
 
 fn main() -> ExitCode {
-    execute(|settings: Settings| async move {
-        let shutdown = stop_signal().context("cannot wait for signals")?;
+    execute(|settings: Settings, shutdown| async move {
         let devices = from_environment(std::env::vars_os())?;
-        run(
-            Config {
-                devices,
-                interval: settings.interval,
-            },
-            shutdown,
-        )
-        .await
+        let interval = settings.interval;
+        run(Config { devices, interval }, shutdown).await
     })
 }

@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use akri_http_broker::grpc_broker::{Config, run};
+use akri_http_broker::grpc::{Config, run};
 use akri_http_proto::http::{
     Failure, ReadSensorRequest, ReadSensorResponse, WatchSensorRequest, WatchSensorResponse,
     device_service_client::DeviceServiceClient, watch_sensor_response::Outcome,
@@ -37,7 +37,6 @@ impl Broker {
                 .collect(),
             min_interval: Duration::from_millis(100),
             max_reads: 16,
-            shared_reads: true,
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,9 +21,10 @@ use tokio::{
 };
 
 pub mod grpc;
+pub mod raw;
 
-/// Longer than anything here takes, also on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than anything here takes, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const VARIABLE: &str = "AKRI_HTTP_DEVICE_ENDPOINT";
 

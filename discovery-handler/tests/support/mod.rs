@@ -20,7 +20,7 @@ use std::{
 
 pub use service::*;
 
-use akri_http_discovery_handler::config::Config;
+use akri_http_discovery_handler::Config;
 use akri_http_proto::v0::{
     DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
@@ -32,10 +32,7 @@ use tonic::{
 };
 
 /// How long anything that must happen may take: long, because a busy machine is no fault.
-pub const SOON: Duration = Duration::from_secs(20);
-
-/// How long to look whether something happens that must not.
-pub const QUIET: Duration = Duration::from_millis(700);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Waits for what `future` brings.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -78,7 +75,7 @@ impl Handler {
         let mut config = config(directory.path());
         change(&mut config);
         let handler = Self::run(directory, config);
-        until(|| handler.socket().exists() || handler.config.pod_ip.0.is_some()).await;
+        until(|| handler.socket().exists() || handler.config.handler.pod_ip.0.is_some()).await;
         handler
     }
 
@@ -96,7 +93,7 @@ impl Handler {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.config.own_socket()
+        self.config.handler.own_socket()
     }
 
     /// As SIGTERM does; the outcome of the run.
@@ -162,19 +159,6 @@ impl DeviceStream {
             .collect()
     }
 
-    /// Nothing comes, neither a message nor an end.
-    pub async fn stays_quiet(&mut self) {
-        self.stays_quiet_for(QUIET).await;
-    }
-
-    pub async fn stays_quiet_for(&mut self, time: Duration) {
-        match tokio::time::timeout(time, self.0.message()).await {
-            Err(_) => {}
-            Ok(Ok(Some(message))) => panic!("a message of {} devices", message.devices.len()),
-            Ok(end) => panic!("the stream ended: {end:?}"),
-        }
-    }
-
     /// The stream ends as one does that was ended on purpose, or is cut off.
     pub async fn ends(&mut self) -> Option<Code> {
         loop {
@@ -194,7 +178,7 @@ struct Capture;
 
 impl log::Log for Capture {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target().starts_with("akri_http")
+        metadata.target().starts_with("akri_")
     }
 
     fn log(&self, record: &log::Record<'_>) {

@@ -1,6 +1,6 @@
 {{/*
-The broker's Pod spec, which Akri's Controller completes for each Instance. Takes `root`, `configuration`.
-Akri reads it with types of its own, so that every quantity has to be a string.
+The broker's Pod spec. Akri's Controller completes it for each Instance. Takes `root` and `configuration`.
+Akri parses it with its own types, in which every quantity is a string.
 */}}
 {{- define "akri-http.brokerPodSpec" -}}
 {{- $broker := .configuration.broker -}}
@@ -58,7 +58,7 @@ containers:
     {{- include "akri-http.grpcProbes" . | nindent 4 }}
     {{- end }}
     resources:
-      {{- /* The Controller puts the Instance's resource in the place of PLACEHOLDER. */}}
+      {{- /* The Controller replaces PLACEHOLDER with the Instance's resource name. */}}
       {{- range $part := list "requests" "limits" }}
       {{ $part }}:
         "{{ "{{PLACEHOLDER}}" }}": "1"
@@ -80,14 +80,14 @@ volumes: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Where a broker of kind `grpc` serves. */}}
+{{/* The port of a broker of kind `grpc`. */}}
 {{- define "akri-http.grpcPort" -}}
 50051
 {{- end -}}
 
 {{/*
-No liveness probe: a broker that refuses calls because it has as many as it can serve would fail it too, and would be
-killed for that. One that ends is restarted anyway.
+Health checks do not count as calls, so a broker that refuses calls because it is busy still answers them. It refuses the
+probe's connection only if all the connections that it accepts have open calls.
 */}}
 {{- define "akri-http.grpcProbes" -}}
 startupProbe:
@@ -104,10 +104,17 @@ readinessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
+livenessProbe:
+  grpc:
+    port: {{ include "akri-http.grpcPort" . }}
+    service: http.DeviceService
+  periodSeconds: 20
+  timeoutSeconds: 5
+  failureThreshold: 6
 {{- end -}}
 
 {{/*
-The spec of a Service that Akri makes for brokers, to which it adds the selector; nothing where there is to be none. Takes
+The spec of a Service that Akri makes for brokers, without the selector, which Akri adds. Empty if the Service is off. Takes
 `broker`, and `service`, the Service's key in it.
 */}}
 {{- define "akri-http.brokerService" -}}
@@ -127,14 +134,14 @@ ports:
 {{- end -}}
 {{- end -}}
 
-{{/* NAME-svc:PORT of a Configuration's own Service, as Akri names it; nothing where it has none. Takes a Configuration. */}}
+{{/* NAME-svc:PORT of the Service that Akri makes for a Configuration. Empty if there is none. Takes a Configuration. */}}
 {{- define "akri-http.configurationAddress" -}}
 {{- with include "akri-http.brokerService" (dict "broker" .broker "service" "configurationService") | fromYaml -}}
 {{- printf "%s-svc:%v" $.name (first .ports).port -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The name of the Configuration whose brokers the gRPC client reads; nothing where there is none. Takes the root. */}}
+{{/* The name of the Configuration that the gRPC client reads. Empty if there is none. Takes the root. */}}
 {{- define "akri-http.grpcConfiguration" -}}
 {{- $name := .Values.grpcClient.configuration -}}
 {{- range .Values.configurations -}}

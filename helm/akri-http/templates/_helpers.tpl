@@ -1,4 +1,4 @@
-{{/* Names, labels and the small pieces that several objects share. */}}
+{{/* Names, labels and other parts that several objects share. */}}
 
 {{- define "akri-http.handlerName" -}}
 {{- printf "%s-discovery-handler" .Release.Name | trunc 63 | trimSuffix "-" -}}
@@ -18,8 +18,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{/*
-The labels by which Pods are found, and all that Pods get: with a version in them, each new chart would restart every
-handler, and Akri deletes a node's Instances while its handler restarts. Takes `root` and `component`.
+The labels that selectors match. Pods get no others: with a version label, each new chart would restart every handler, and
+Akri deletes a node's Instances while its handler restarts. Takes `root` and `component`.
 */}}
 {{- define "akri-http.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
@@ -33,7 +33,7 @@ image: {{ printf "%s:%s" .image.repository (.image.tag | default .root.Chart.App
 imagePullPolicy: {{ .image.pullPolicy | default "IfNotPresent" }}
 {{- end -}}
 
-{{/* What the Pod Security level `restricted` asks of a Pod. */}}
+{{/* What the Pod Security level `restricted` requires of a Pod. */}}
 {{- define "akri-http.restrictedPod" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -42,7 +42,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* What it asks of a container, and a read-only root file system. */}}
+{{/* What it requires of a container, plus a read-only root file system. */}}
 {{- define "akri-http.restrictedContainer" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -71,7 +71,7 @@ discoveryProperties:
       {{ $kind }}:
         name: {{ $ref.name | quote }}
         key: {{ $ref.key | quote }}
-        {{- /* Without a namespace the Agent looks in `default`. */}}
+        {{- /* Without a namespace, the Agent would look in `default`. */}}
         namespace: {{ $ref.namespace | default $.root.Release.Namespace | quote }}
         optional: {{ $ref.optional | default false }}
       {{- end }}

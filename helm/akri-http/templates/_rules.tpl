@@ -1,6 +1,6 @@
 {{/*
-What values.schema.json cannot say, or cannot say so that a person understands it: each rule fails with a sentence that
-names the value, what was given and what is asked for.
+Rules that values.schema.json cannot express, or cannot explain. The error of each rule names the value, says what is wrong
+with it and what to do.
 */}}
 {{- define "akri-http.rules" -}}
 {{- include "akri-http.rules.handler" . -}}
@@ -11,7 +11,7 @@ names the value, what was given and what is asked for.
 {{- $with := dict "root" $ "configuration" $configuration "at" $at -}}
 {{- include "akri-http.rules.name" $with -}}
 {{- if hasKey $seen $configuration.name -}}
-{{- fail (printf "%s.name: %q is there twice; give each Configuration a name of its own." $at $configuration.name) -}}
+{{- fail (printf "%s.name: another Configuration is already called %q; give each Configuration a different name." $at $configuration.name) -}}
 {{- end -}}
 {{- $_ := set $seen $configuration.name true -}}
 {{- include "akri-http.rules.details" $with -}}
@@ -22,7 +22,7 @@ names the value, what was given and what is asked for.
 {{- include "akri-http.rules.cluster" . -}}
 {{- end -}}
 
-{{/* A time from 100ms to `most` milliseconds. Takes `at`, `time`, `most`, `limit` (the same for people). */}}
+{{/* A time from 100ms to `most` milliseconds. Takes `at`, `time`, `most`, and `limit`, the text for `most`. */}}
 {{- define "akri-http.rules.time" -}}
 {{- $unit := regexFind "[a-z]+$" .time -}}
 {{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit | default 0 -}}
@@ -36,28 +36,24 @@ names the value, what was given and what is asked for.
 {{- define "akri-http.rules.handler" -}}
 {{- with .Values.handler -}}
 {{- if or (not (regexMatch "^[a-z0-9][a-z0-9._-]{0,62}$" .name)) (eq .name "agent-registration") -}}
-{{- fail (printf "handler.name: %q may have lower-case letters, digits, '-', '.' and '_' alone, at most 63, because it names a socket, and the Agent's own is agent-registration." .name) -}}
+{{- fail (printf "handler.name: %q is not allowed; use at most 63 lower-case letters, digits, '-', '.' and '_', beginning with a letter or a digit. The handler's socket gets this name, so it must not be agent-registration, the name of the Agent's socket." .name) -}}
 {{- end -}}
 {{- if not (regexMatch "^/." .hostPath) -}}
-{{- fail (printf "handler.hostPath: %q has to be an absolute path, for example /var/lib/akri." .hostPath) -}}
+{{- fail (printf "handler.hostPath: %q is not an absolute path; use the directory of the Agent's sockets, for example /var/lib/akri." .hostPath) -}}
 {{- end -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollInterval" "time" .pollInterval "most" 86400000 "limit" "24h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollTimeout" "time" .pollTimeout "most" 600000 "limit" "10m") -}}
-{{- include "akri-http.rules.time" (dict "at" "handler.connectTimeout" "time" .connectTimeout "most" 600000 "limit" "10m") -}}
 {{- if or (lt (int64 .maxBodyBytes) 1024) (gt (int64 .maxBodyBytes) 1073741824) -}}
-{{- fail (printf "handler.maxBodyBytes: %d is not from 1024 to 1073741824." (int64 .maxBodyBytes)) -}}
-{{- end -}}
-{{- if or (lt (int64 .maxMessageBytes) 1024) (gt (int64 .maxMessageBytes) 4194304) -}}
-{{- fail (printf "handler.maxMessageBytes: %d is not from 1024 to 4194304, which is the most that the Agent accepts." (int64 .maxMessageBytes)) -}}
+{{- fail (printf "handler.maxBodyBytes: %d is out of range; use 1024 to 1073741824." (int64 .maxBodyBytes)) -}}
 {{- end -}}
 {{- $rolling := .updateStrategy.rollingUpdate | default dict -}}
 {{- $none := list "0" "0%" -}}
 {{- if not (has (toString ($rolling.maxSurge | default 0)) $none) -}}
 {{- if not .network.enabled -}}
-{{- fail (printf "handler.updateStrategy: maxSurge %v needs handler.network.enabled=true, or two Pods of a node would fight over one socket." $rolling.maxSurge) -}}
+{{- fail (printf "handler.updateStrategy: maxSurge %v needs handler.network.enabled=true; without it, two Pods on a node would fight over one socket." $rolling.maxSurge) -}}
 {{- end -}}
 {{- if not (has (toString ($rolling.maxUnavailable | default 0)) $none) -}}
-{{- fail (printf "handler.updateStrategy: with maxSurge %v, Kubernetes wants maxUnavailable 0, and it is %v." $rolling.maxSurge $rolling.maxUnavailable) -}}
+{{- fail (printf "handler.updateStrategy: Kubernetes allows maxSurge %v only with maxUnavailable 0, but maxUnavailable is %v; set it to 0." $rolling.maxSurge $rolling.maxUnavailable) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -66,27 +62,27 @@ names the value, what was given and what is asked for.
 {{- define "akri-http.rules.pullSecrets" -}}
 {{- range .Values.imagePullSecrets -}}
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" .name) -}}
-{{- fail (printf "imagePullSecrets: %q cannot be the name of a Secret; Kubernetes wants lower-case letters, digits, '-' and '.', for example %q." .name (lower .name)) -}}
+{{- fail (printf "imagePullSecrets: %q cannot be the name of a Secret; use lower-case letters, digits, '-' and '.', for example %q." .name (lower .name)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Akri's longest names are NAME-HASH-svc, where HASH is 6 characters, and NAME-HASH-GENERATION-job: 63 at most. */}}
+{{/* Akri's longest names are NAME-HASH-svc, with a HASH of 6 characters, and NAME-HASH-GENERATION-job. The limit is 63. */}}
 {{- define "akri-http.rules.name" -}}
 {{- $broker := .configuration.broker | default dict -}}
 {{- $job := eq ($broker.workload | default "Pod") "Job" -}}
 {{- $most := $job | ternary 49 52 -}}
 {{- $name := .configuration.name -}}
 {{- if gt (len $name) $most -}}
-{{- fail (printf "%s.name: %q has %d characters; at most %d fit%s, because Akri makes longer names of it." .at $name (len $name) $most ($job | ternary " with a Job" "")) -}}
+{{- fail (printf "%s.name: %q has %d characters; use at most %d%s, because Akri appends to the name." .at $name (len $name) $most ($job | ternary " with a Job" "")) -}}
 {{- end -}}
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $name) -}}
-{{- fail (printf "%s.name: %q may have lower-case letters, digits and '-' alone, and begins and ends with a letter or a digit." .at $name) -}}
+{{- fail (printf "%s.name: %q is not allowed; use lower-case letters, digits and '-', beginning and ending with a letter or a digit." .at $name) -}}
 {{- end -}}
 {{- $instance := include "akri-http.brokerService" (dict "broker" $broker "service" "instanceService") -}}
 {{- $all := include "akri-http.brokerService" (dict "broker" $broker "service" "configurationService") -}}
 {{- if and (or $instance $all) (regexMatch "^[0-9]" $name) -}}
-{{- fail (printf "%s.name: %q begins with a digit, which the name of a Service may not; take another name or no Service." .at $name) -}}
+{{- fail (printf "%s.name: %q begins with a digit, but the name of a Service must not; choose another name, or turn the Services off." .at $name) -}}
 {{- end -}}
 {{- end -}}
 
@@ -102,9 +98,9 @@ names the value, what was given and what is asked for.
 {{- include "akri-http.rules.time" (dict "at" (printf "%s.discoveryDetails.timeout" $.at) "time" . "most" 600000 "limit" "10m") -}}
 {{- end -}}
 {{- end -}}
-{{- /* The address may hold a password, so the message does not repeat it. */ -}}
+{{- /* The URL may contain a password, so the error does not repeat it. */ -}}
 {{- if not (regexMatch "^https?://[^\\s/][^\\s]*$" $url) -}}
-{{- fail (printf "%s.discoveryDetails: the address of the discovery service has to begin with http:// or https:// and may have no spaces." .at) -}}
+{{- fail (printf "%s.discoveryDetails: this is not the URL of a discovery service; it must begin with http:// or https:// and must not contain spaces." .at) -}}
 {{- end -}}
 {{- end -}}
 
@@ -112,18 +108,18 @@ names the value, what was given and what is asked for.
 {{- range $index, $property := .configuration.discoveryProperties -}}
 {{- $at := printf "%s.discoveryProperties[%d]" $.at $index -}}
 {{- if not (regexMatch "^[_A-Za-z][_A-Za-z0-9]*$" .name) -}}
-{{- fail (printf "%s.name: %q may have letters, digits and '_' alone, and does not begin with a digit." $at .name) -}}
+{{- fail (printf "%s.name: %q is not allowed; use letters, digits and '_', and do not begin with a digit." $at .name) -}}
 {{- end -}}
 {{- if eq (hasKey . "value") (hasKey . "valueFrom") -}}
-{{- fail (printf "%s: %q needs either a value or a valueFrom." $at .name) -}}
+{{- fail (printf "%s: %q must have either a value or a valueFrom." $at .name) -}}
 {{- end -}}
 {{- if and (hasKey . "valueFrom") (ne (len .valueFrom) 1) -}}
-{{- fail (printf "%s.valueFrom: %q needs either a secretKeyRef or a configMapKeyRef." $at .name) -}}
+{{- fail (printf "%s.valueFrom: %q must have either a secretKeyRef or a configMapKeyRef." $at .name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $_ := .configuration.brokerProperties -}}
 {{- if not (regexMatch "^[_A-Za-z][_A-Za-z0-9]*$" $name) -}}
-{{- fail (printf "%s.brokerProperties: %q cannot name an environment variable; use letters, digits and '_', and no digit first." $.at $name) -}}
+{{- fail (printf "%s.brokerProperties: %q cannot be the name of an environment variable; use letters, digits and '_', and do not begin with a digit." $.at $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -134,28 +130,28 @@ names the value, what was given and what is asked for.
 {{- range $key := list "instanceService" "configurationService" -}}
 {{- $service := get $broker $key -}}
 {{- if and $service (not $grpc) (not $service.ports) (not (eq (toString $service.enabled) "false")) -}}
-{{- fail (printf "%s.broker.%s: needs ports, because only the broker of kind grpc has a port of its own." $.at $key) -}}
+{{- fail (printf "%s.broker.%s: ports are missing; only a broker of kind grpc has a default port." $.at $key) -}}
 {{- end -}}
 {{- end -}}
 {{- if $grpc -}}
 {{- range $broker.env -}}
 {{- if and (eq .name "GRPC_ENDPOINT") (hasKey . "value") (not (hasSuffix (printf ":%s" (include "akri-http.grpcPort" $)) .value)) -}}
-{{- fail (printf "%s.broker.env: GRPC_ENDPOINT %q has to end with :%s, where the probes and the Services look; a Service may have another port, with ports." $.at .value (include "akri-http.grpcPort" $)) -}}
+{{- fail (printf "%s.broker.env: GRPC_ENDPOINT is %q, but the probes and the Services need port %s; to change the port of a Service, set its ports." $.at .value (include "akri-http.grpcPort" $)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if eq ($broker.workload | default "Pod") "Job" -}}
 {{- if $grpc -}}
-{{- fail (printf "%s.broker: kind grpc serves until its Instance goes, so it cannot be a Job; leave kind out for a program of your own that ends." .at) -}}
+{{- fail (printf "%s.broker: a broker of kind grpc never ends, so it cannot be a Job; remove kind if your own image runs to completion." .at) -}}
 {{- end -}}
 {{- if or $broker.instanceService $broker.configurationService -}}
-{{- fail (printf "%s.broker: Akri gives Services to Pods alone; leave instanceService and configurationService out of a Job." .at) -}}
+{{- fail (printf "%s.broker: Akri makes Services for Pods only; remove instanceService and configurationService from the Job." .at) -}}
 {{- end -}}
 {{- if not $broker.image -}}
-{{- fail (printf "%s.broker: the %s broker never ends, so it cannot be a Job; give broker.image, with a program that ends." .at ($broker.kind | default "standalone")) -}}
+{{- fail (printf "%s.broker: the %s broker never ends, so it cannot be a Job; set broker.image to an image that runs to completion." .at ($broker.kind | default "standalone")) -}}
 {{- end -}}
 {{- else if $broker.job -}}
-{{- fail (printf "%s.broker.job: is for workload Job, and this is a Pod." .at) -}}
+{{- fail (printf "%s.broker.job: this broker is a Pod; set workload to Job, or remove job." .at) -}}
 {{- end -}}
 {{- end -}}
 
@@ -164,49 +160,49 @@ names the value, what was given and what is asked for.
 {{- $name := include "akri-http.grpcConfiguration" . -}}
 {{- $names := list -}}
 {{- if not $name -}}
-{{- fail "grpcClient: no Configuration has a broker of kind grpc, which the client could read through." -}}
+{{- fail "grpcClient: no Configuration has a broker of kind grpc; add one, or disable the client." -}}
 {{- end -}}
 {{- range .Values.configurations -}}
 {{- $names = append $names .name -}}
 {{- if eq .name $name -}}
 {{- if ne ((.broker | default dict).kind | default "standalone") "grpc" -}}
-{{- fail (printf "grpcClient.configuration: %q has no broker of kind grpc." $name) -}}
+{{- fail (printf "grpcClient.configuration: the Configuration %q has no broker of kind grpc; choose one that has." $name) -}}
 {{- end -}}
 {{- if not (include "akri-http.configurationAddress" .) -}}
-{{- fail (printf "grpcClient: the client reaches the brokers of %q through their configurationService, which is switched off." $name) -}}
+{{- fail (printf "grpcClient: the configurationService of %q is off, but the client connects to it; enable it." $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if not (has $name $names) -}}
-{{- fail (printf "grpcClient.configuration: there is no %q in configurations, which has %s." $name (join ", " $names | default "none")) -}}
+{{- fail (printf "grpcClient.configuration: there is no Configuration %q; the configurations are: %s." $name (join ", " $names | default "none")) -}}
 {{- end -}}
 {{- range .Values.grpcClient.env -}}
 {{- if eq .name "GRPC_ENDPOINT" -}}
-{{- fail "grpcClient.env: GRPC_ENDPOINT comes from grpcClient.configuration; for another broker, give --grpc_endpoint=HOST:PORT in grpcClient.args." -}}
+{{- fail "grpcClient.env: the chart sets GRPC_ENDPOINT itself; to choose another broker, set grpcClient.configuration, or --grpc_endpoint=HOST:PORT in grpcClient.args." -}}
 {{- end -}}
 {{- end -}}
 {{- range .Values.grpcClient.args -}}
 {{- if has . (list "--once" "--list") -}}
-{{- fail (printf "grpcClient.args: %s ends the client, and the Deployment would start it again and again; run it with kubectl exec instead." .) -}}
+{{- fail (printf "grpcClient.args: with %s the client ends, and the Deployment would restart it again and again; use kubectl exec for it." .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
-Against a cluster alone. A list of its APIs has the kinds too (`v1/Pod`), which Helm's own list for rendering offline has not.
+Only with a cluster. Its list of APIs contains kinds (`v1/Pod`); the list that Helm uses offline does not.
 */}}
 {{- define "akri-http.rules.cluster" -}}
 {{- if and .Values.configurations (.Capabilities.APIVersions.Has "v1/Pod") -}}
 {{- if not (.Capabilities.APIVersions.Has "akri.sh/v0") -}}
-{{- fail "this cluster has no Configurations (akri.sh/v0): Akri's CRDs come with Akri's own chart. Install Akri first, with `helm repo add akri-helm-charts https://project-akri.github.io/akri/` and `helm install akri akri-helm-charts/akri`, then this chart." -}}
+{{- fail "this cluster does not know Configurations (akri.sh/v0), because Akri's CRDs are missing. Install Akri before this chart: `helm repo add akri-helm-charts https://project-akri.github.io/akri/`, then `helm install akri akri-helm-charts/akri`." -}}
 {{- end -}}
 {{- range $index, $configuration := .Values.configurations -}}
 {{- $there := lookup "akri.sh/v0" "Configuration" $.Release.Namespace $configuration.name -}}
 {{- if $there -}}
 {{- $wanted := include "akri-http.discoveryHandler" (dict "root" $ "configuration" $configuration) | fromYaml -}}
 {{- if ne (toJson $there.spec.discoveryHandler) (toJson $wanted) -}}
-{{- fail (printf "configurations[%d]: the cluster's Configuration %q has other discovery details, properties or another handler name, which Akri reads once. Give the Configuration a new name, or delete it first: kubectl --namespace %s delete akric %s" $index $configuration.name $.Release.Namespace $configuration.name) -}}
+{{- fail (printf "configurations[%d]: the Configuration %q in the cluster has different discovery details, discovery properties or a different handler name. Akri reads these only once. Rename the Configuration, or delete it first: kubectl --namespace %s delete akric %s" $index $configuration.name $.Release.Namespace $configuration.name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,7 +1,6 @@
-//! A discovery handler whose every answer the test gives by hand, and what all tests need beside it.
+//! A discovery handler that answers as the test says, and helpers for all tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,21 +9,23 @@ use akri_http_proto::v0::registration_client::RegistrationClient;
 use akri_http_proto::v0::{
     Device, DiscoverRequest, DiscoverResponse, RegisterDiscoveryHandlerRequest,
 };
-use akri_http_stub_agent::{Config, Configuration, EndpointType, SOCKET_NAME, StubAgent};
+use akri_http_stub_agent::{Config, Configuration, EndpointType, SOCKET_NAME, State, StubAgent};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::transport::server::Connected;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status};
 
-/// How long a test waits for what must happen.
+/// How long a test waits for an event that must happen.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// What a stream carries.
+/// An item of a stream.
 pub type Item = Result<DiscoverResponse, Status>;
 
-/// A Discover call that waits for its answer.
+/// A Discover call that waits for its response.
 pub struct Call {
     pub request: DiscoverRequest,
     pub at: Instant,
@@ -32,12 +33,10 @@ pub struct Call {
 }
 
 impl Call {
-    /// Opens the stream. It ends when the result is dropped.
+    /// Opens the stream. It ends when the result is dropped, and is dropped if the Agent cancelled the call.
     pub fn accept(self) -> Stream {
         let (sender, receiver) = mpsc::channel(4);
-        self.answer
-            .send(Ok(receiver))
-            .expect("the Agent still waits");
+        let _ = self.answer.send(Ok(receiver));
         Stream(sender)
     }
 
@@ -102,7 +101,7 @@ impl DiscoveryHandler for Service {
     }
 }
 
-/// A discovery handler; it is gone, with its streams, when it is dropped.
+/// A discovery handler. Dropping it stops it.
 pub struct Handler {
     pub endpoint: String,
     endpoint_type: EndpointType,
@@ -116,40 +115,33 @@ impl Handler {
         let path = directory.join(name);
         let _ = std::fs::remove_file(&path);
         let incoming = UnixListenerStream::new(UnixListener::bind(&path).unwrap());
-        let (sender, calls) = mpsc::channel(16);
-        let service = DiscoveryHandlerServer::new(Service(sender));
-        let server = tokio::spawn(async {
-            Server::builder()
-                .serve_with_incoming(service, incoming)
-                .await
-                .unwrap()
-        });
-        Self {
-            endpoint: path.display().to_string(),
-            endpoint_type: EndpointType::Uds,
-            calls,
-            server,
-        }
+        Self::serve_on(incoming, path.display().to_string(), EndpointType::Uds)
     }
 
     /// On TCP.
     pub async fn serve_network() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = TcpListenerStream::new(listener);
+        Self::serve_on(incoming, endpoint, EndpointType::Network)
+    }
+
+    fn serve_on<I>(
+        incoming: impl tokio_stream::Stream<Item = std::io::Result<I>> + Send + 'static,
+        endpoint: String,
+        endpoint_type: EndpointType,
+    ) -> Self
+    where
+        I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let (sender, calls) = mpsc::channel(16);
         let service = DiscoveryHandlerServer::new(Service(sender));
-        let incoming = TcpListenerStream::new(listener);
-        let server = tokio::spawn(async {
-            Server::builder()
-                .serve_with_incoming(service, incoming)
-                .await
-                .unwrap()
-        });
+        let serving = Server::builder().serve_with_incoming(service, incoming);
         Self {
             endpoint,
-            endpoint_type: EndpointType::Network,
+            endpoint_type,
             calls,
-            server,
+            server: tokio::spawn(async { serving.await.unwrap() }),
         }
     }
 
@@ -169,7 +161,7 @@ impl Handler {
             .unwrap()
     }
 
-    /// The next Discover call, answered with a stream.
+    /// Opens the stream of the next Discover call.
     pub async fn stream(&mut self) -> Stream {
         self.called().await.accept()
     }
@@ -211,7 +203,7 @@ pub async fn register(
         .expect("the Agent accepts");
 }
 
-/// An Agent in its own directory.
+/// An Agent with its own directory.
 pub struct Fixture {
     pub agent: StubAgent,
     pub directory: tempfile::TempDir,
@@ -222,7 +214,7 @@ impl Fixture {
         self.directory.path()
     }
 
-    /// With no Configuration and, given a command, with brokers.
+    /// Without a Configuration, and with brokers if there is a command.
     pub async fn start(broker: Option<&str>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let agent = StubAgent::start(config(directory.path(), broker))
@@ -231,7 +223,7 @@ impl Fixture {
         Self { agent, directory }
     }
 
-    /// With the Configuration `c`, and a handler that has one stream open for it.
+    /// With the Configuration `c` and an open stream for it.
     pub async fn discovering(broker: Option<&str>) -> (Self, Handler, Stream) {
         let fixture = Self::start(broker).await;
         let mut handler = Handler::serve(fixture.path(), "http.sock");
@@ -239,6 +231,11 @@ impl Fixture {
         fixture.agent.add_configuration(configuration("c")).unwrap();
         let stream = handler.stream().await;
         (fixture, handler, stream)
+    }
+
+    /// The first state in which the condition holds.
+    pub async fn wait_for(&self, condition: impl FnMut(&State) -> bool) -> State {
+        self.agent.wait_for(condition, SOON).await.unwrap()
     }
 }
 
@@ -263,17 +260,14 @@ pub fn device(id: &str) -> Device {
 }
 
 pub fn device_with(id: &str, properties: &[(&str, &str)]) -> Device {
-    let properties: HashMap<_, _> = properties
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect();
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     Device {
-        properties,
+        properties: properties.iter().map(owned).collect(),
         ..device(id)
     }
 }
 
-/// Reads a file that another process writes by renaming, as soon as it is there.
+/// Waits for a file that another process renames into place, and reads it.
 pub async fn appears(path: PathBuf) -> String {
     let content = async {
         loop {
@@ -288,7 +282,7 @@ pub async fn appears(path: PathBuf) -> String {
         .unwrap_or_else(|_| panic!("{} appears", path.display()))
 }
 
-/// Waits until a process is gone; one that only has to be reaped is.
+/// Waits until a process has ended. A zombie has.
 pub async fn is_gone(pid: &str) {
     let gone = async {
         while is_alive(pid) {

@@ -1,0 +1,19 @@
+//! What every binary of this workspace does alike.
+//!
+//! - [`execute`]: settings, log, runtime, signals, exit status;
+//! - [`Outage`] and [`LineBudget`]: what happens again and again, in few log lines;
+//! - [`Connections`]: a server for gRPC that bounds what its peers can hold;
+//! - [`parse_duration`], [`parse_listen_address`]: settings as people write them;
+//! - [`one_line`], [`causes`], [`innermost`]: somebody else's words in a log line.
+
+mod connections;
+mod outage;
+mod settings;
+mod start;
+mod words;
+
+pub use connections::{Connections, Limits, Tcp};
+pub use outage::{LineBudget, Outage};
+pub use settings::{parse_duration, parse_listen_address};
+pub use start::{BadSetting, Shutdown, execute, execute_with_log, log_builder, version};
+pub use words::{causes, innermost, one_line};

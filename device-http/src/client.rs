@@ -1,0 +1,176 @@
+//! One GET, bounded in every direction.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use reqwest::{
+    ClientBuilder, Response, StatusCode, Url, Version,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
+    redirect::Policy,
+};
+
+use crate::{
+    HttpError,
+    error::{cause, closed_unanswered},
+    resolver::Resolver,
+};
+
+/// How many redirects are followed.
+pub(crate) const MAX_REDIRECTS: usize = 5;
+
+/// How long connecting may take, the look-up of the name included; the request's own time-out may be shorter.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where a redirect may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirects {
+    /// Anywhere that HTTP reaches.
+    Anywhere,
+    /// Only to the scheme, host and port that was asked: a device must not make its broker read what only the broker can
+    /// reach.
+    SameOrigin,
+}
+
+/// A process's HTTP client. It keeps connections alive from one GET to the next; clones share them.
+#[derive(Clone, Debug)]
+pub struct Client(reqwest::Client);
+
+impl Client {
+    /// A client that calls itself `user_agent` and reaches servers directly: a proxy in the environment is for what lies
+    /// beyond the cluster. Where the system has no CA certificates a warning says so, and https cannot be used.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up at all.
+    pub fn new(user_agent: &str, redirects: Redirects) -> anyhow::Result<Self> {
+        // Fails where the process has a provider already, and then that one is used.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = || builder(user_agent, redirects);
+        let client = builder().build().or_else(|error| {
+            log::warn!("https cannot be used, http can: {}", cause(&error));
+            builder().tls_certs_only([]).build()
+        });
+        Ok(Self(client.context("cannot set up the HTTP client")?))
+    }
+
+    /// Sends a GET. `timeout` is for all of it, the last byte of the body included. Dropping the future or the reply gives
+    /// it up.
+    ///
+    /// # Errors
+    /// Whatever keeps the server from giving a 2xx reply; see [`HttpError`].
+    pub async fn get(
+        &self,
+        url: &Url,
+        accept: &str,
+        timeout: Duration,
+    ) -> Result<Reply, HttpError> {
+        let started = Instant::now();
+        let send = |timeout| {
+            let request = self.0.get(url.clone()).header(ACCEPT, accept);
+            request.timeout(timeout).send()
+        };
+        let response = match send(timeout).await {
+            // The server may close a kept connection in the very moment we use it: that is no outage.
+            Err(error) if closed_unanswered(&error) => {
+                send(timeout.saturating_sub(started.elapsed())).await
+            }
+            response => response,
+        };
+        let response = response.map_err(|error| HttpError::new(&error, timeout))?;
+        let status = response.status();
+        // 206 says of itself that something is missing.
+        if !status.is_success() || status == StatusCode::PARTIAL_CONTENT {
+            return Err(HttpError::Status(status));
+        }
+        let headers = response.headers();
+        let ends_by_closing = response.version() < Version::HTTP_2
+            && status != StatusCode::NO_CONTENT
+            && !headers.contains_key(CONTENT_LENGTH)
+            && !headers.contains_key(TRANSFER_ENCODING);
+        Ok(Reply {
+            response,
+            timeout,
+            ends_by_closing,
+            last: None,
+        })
+    }
+}
+
+fn builder(user_agent: &str, redirects: Redirects) -> ClientBuilder {
+    let policy = match redirects {
+        Redirects::Anywhere => Policy::limited(MAX_REDIRECTS),
+        Redirects::SameOrigin => Policy::custom(|attempt| {
+            let first = attempt.previous().first();
+            if attempt.previous().len() > MAX_REDIRECTS {
+                attempt.error("too many redirects")
+            } else if first.is_some_and(|first| first.origin() != attempt.url().origin()) {
+                attempt.error("it leads to another scheme, host or port")
+            } else {
+                attempt.follow()
+            }
+        }),
+    };
+    reqwest::Client::builder()
+        .user_agent(user_agent)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .dns_resolver(Resolver::default())
+        .no_proxy()
+        // A redirect must not carry the query elsewhere.
+        .referer(false)
+        .redirect(policy)
+}
+
+/// A 2xx reply whose body is read as it comes.
+#[derive(Debug)]
+pub struct Reply {
+    response: Response,
+    timeout: Duration,
+    /// It tells its length in no other way, so that one that is cut looks whole.
+    ends_by_closing: bool,
+    last: Option<u8>,
+}
+
+impl Reply {
+    /// The Content-Type; empty where there is none, or none that is ASCII.
+    pub fn content_type(&self) -> &str {
+        let value = self.response.headers().get(CONTENT_TYPE);
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    /// How many bytes the body will have, where the server says so.
+    pub fn announced(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+
+    /// The next bytes of the body, `None` at its proper end.
+    ///
+    /// # Errors
+    /// The body breaks off, is too slow, or may have been cut.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
+        let chunk = self.response.chunk().await;
+        let chunk = chunk.map_err(|error| HttpError::new(&error, self.timeout))?;
+        if let Some(chunk) = &chunk {
+            self.last = chunk.last().copied().or(self.last);
+        } else if self.ends_by_closing && self.last != Some(b'\n') {
+            return Err(HttpError::PerhapsCut);
+        }
+        Ok(chunk)
+    }
+
+    /// The whole body, of at most `limit` bytes: the length that a server announces need not be true.
+    ///
+    /// # Errors
+    /// As [`Reply::chunk`], and [`HttpError::TooLarge`].
+    pub async fn body(mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() + chunk.len() > limit {
+                return Err(HttpError::TooLarge(limit));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}

@@ -1,0 +1,216 @@
+//! Everything between a discovery handler and Akri's Agent, for any protocol.
+//!
+//! A handler says what to look for and finds it: that is [`DiscoveryHandler`]. [`run`] does the rest, in this order:
+//!
+//! 1. [`Settings`]: the directory, the name, where to be served;
+//! 2. `own_socket`: the handler's own socket, or TCP on `POD_IP`; `directory`: which may come late and be replaced;
+//! 3. `registration`: tells the Agent about the handler, and again when the Agent may have forgotten it; `agent`: when that is;
+//! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
+//! 5. `poll`: when to ask the handler; equal requests share one poller;
+//! 6. [`Devices`]: what the handler found; `list`: the same, sorted, encoded once, and compared with the last one;
+//!    `collisions`: devices that Akri cannot tell apart.
+//!
+//! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
+//!
+//! # What a handler can rely on
+//!
+//! - An error of [`DiscoveryHandler::discover`] keeps the last list and the stream: no device is lost by it. It is logged when
+//!   it begins, changes and ends, and the next try comes after 1 s, 2 s, 4 s and so on, up to the interval.
+//! - Equal requests share a poller, whatever number of streams they have. A poller ends with its last stream.
+//! - Polls of many nodes do not fall into step: each delay varies by 10 %.
+//! - The Agent gets a message only when the list has changed (rule 9), and never more than it accepts (rule 11).
+//! - All four parts of a device reach the Agent: id, properties, mounts and device specs.
+//!
+//! # A handler
+//!
+//! ```no_run
+//! use std::{fmt, time::Duration};
+//!
+//! use akri_discovery::{Device, Devices, Discovered, DiscoveryHandler, Properties, Request, Settings};
+//!
+//! /// Finds the files of a directory.
+//! struct Files;
+//!
+//! #[derive(Clone, PartialEq, Eq, Hash)]
+//! struct Directory(String);
+//!
+//! impl fmt::Display for Directory {
+//!     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+//!         f.write_str(&self.0)
+//!     }
+//! }
+//!
+//! impl Request for Directory {
+//!     fn interval(&self) -> Duration {
+//!         Duration::from_secs(10)
+//!     }
+//!
+//!     fn timeout(&self) -> Duration {
+//!         Duration::from_secs(5)
+//!     }
+//! }
+//!
+//! #[async_trait::async_trait]
+//! impl DiscoveryHandler for Files {
+//!     type Request = Directory;
+//!     type Reply = ();
+//!
+//!     fn request(&self, details: &str, _: &Properties) -> anyhow::Result<Directory> {
+//!         anyhow::ensure!(details.starts_with('/'), "expected an absolute path");
+//!         Ok(Directory(details.to_owned()))
+//!     }
+//!
+//!     async fn discover(&self, directory: &Directory, _: Option<&()>) -> anyhow::Result<Discovered<()>> {
+//!         let mut devices = Vec::new();
+//!         for entry in std::fs::read_dir(&directory.0)? {
+//!             let id = entry?.path().display().to_string();
+//!             devices.push(Device { id, ..Device::default() });
+//!         }
+//!         Ok(Discovered::Devices(Devices::from(devices), ()))
+//!     }
+//! }
+//!
+//! # async fn example(settings: Settings) -> anyhow::Result<()> {
+//! akri_discovery::run(Files, settings, async { /* ready when the process shall end */ }).await
+//! # }
+//! ```
+
+mod agent;
+mod collisions;
+mod devices;
+mod directory;
+mod list;
+mod own_socket;
+mod poll;
+mod registration;
+mod service;
+mod settings;
+mod streams;
+
+use std::{
+    borrow::Cow, collections::HashMap, fmt::Display, hash::Hash, pin::pin, sync::Arc,
+    time::Duration,
+};
+
+use akri_daemon::{Connections, one_line};
+pub use akri_http_proto::v0::{Device, DeviceSpec, Mount};
+use async_trait::async_trait;
+use log::info;
+use tokio_util::sync::CancellationToken;
+
+pub use devices::Devices;
+/// For the benchmark of a handler.
+#[doc(hidden)]
+pub use list::DeviceList;
+pub use settings::{NETWORK_PORT, PodIp, Settings};
+
+use own_socket::Own;
+use poll::Pollers;
+use registration::{Registration, keep_registered};
+use service::{Discover, LIMITS};
+
+/// How long open streams may take to end when we do.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// `discoveryProperties` of a Configuration, with the values from Secrets and ConfigMaps that the Agent has read (rule 15).
+/// They may be secret: they are in no log line, and must be in no error.
+pub type Properties = HashMap<String, Vec<u8>>;
+
+/// What a protocol brings.
+#[async_trait]
+pub trait DiscoveryHandler: Send + Sync + 'static {
+    /// What a Configuration asks for.
+    type Request: Request;
+
+    /// What [`discover`](Self::discover) wants to know about the poll before, such as the last reply; `()` where it is
+    /// nothing.
+    type Reply: Send + Sync + 'static;
+
+    /// Turns `discoveryDetails` and `discoveryProperties` of a Configuration into a request. Does no I/O.
+    ///
+    /// # Errors
+    /// What can never work. The Agent is answered `INVALID_ARGUMENT`, and since it keeps the reason to itself (rule 8), the
+    /// error is logged: one line that says what is wrong and what would be right, without secrets.
+    fn request(&self, details: &str, properties: &Properties) -> anyhow::Result<Self::Request>;
+
+    /// Finds the devices that are there now. `last` is what came with the devices that were taken last, if there are any.
+    /// Dropping the future gives up; that happens after [`Request::timeout`].
+    ///
+    /// # Errors
+    /// Why nothing is known about the devices, in one line without secrets. The last list stands.
+    async fn discover(
+        &self,
+        request: &Self::Request,
+        last: Option<&Self::Reply>,
+    ) -> anyhow::Result<Discovered<Self::Reply>>;
+
+    /// A device's id as the log shows it, without secrets.
+    fn shown<'a>(&self, id: &'a str) -> Cow<'a, str> {
+        Cow::Owned(one_line(id))
+    }
+}
+
+/// What a Configuration asks for. Equal requests share a poller. `Display` is how the log calls it, without secrets.
+pub trait Request: Clone + Eq + Hash + Display + Send + Sync + 'static {
+    /// From one poll to the next.
+    fn interval(&self) -> Duration;
+
+    /// For one poll as a whole.
+    fn timeout(&self) -> Duration;
+}
+
+/// What a poll brought.
+pub enum Discovered<R> {
+    /// The devices are the same as those that were taken last.
+    Unchanged,
+    /// All devices that are there now, and what the next poll shall know about this one.
+    Devices(Devices, R),
+}
+
+/// Serves `handler`, registers it and polls until `shutdown` is ready. Then streams end, pollers stop and the own socket is
+/// removed, within a few seconds whatever the Agent and the handler do. Dropping the future does the same, unwaited for.
+///
+/// The directory and the Agent may come, go and be replaced at any time.
+///
+/// # Errors
+/// A bad setting ([`akri_daemon::BadSetting`]), or the handler cannot be served: its socket belongs to another live process,
+/// the directory cannot be written, or the address cannot be bound.
+pub async fn run<H: DiscoveryHandler>(
+    handler: H,
+    settings: Settings,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    settings.check()?;
+    let mut shutdown = pin!(shutdown);
+    if settings.pod_ip.0.is_none() {
+        tokio::select! {
+            () = directory::wait_for(&settings.discovery_handlers_directory) => {}
+            () = &mut shutdown => return Ok(()),
+        }
+    }
+    let stop = CancellationToken::new();
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let pollers = Pollers::new(handler, settings.shared, stop.clone());
+    let service = Discover::new(pollers, stop.clone());
+    let streams = service.streams();
+    let connections = Arc::new(Connections::new(service, LIMITS, stop.clone()));
+
+    let outcome = async {
+        let own = Own::bind(&settings, connections.clone()).await?;
+        let reach = own.reach().clone();
+        info!("serving at {}", reach.endpoint);
+        let registration = Registration::new(&settings, reach);
+        let registered = keep_registered(registration, own.place(), streams);
+        tokio::select! {
+            () = own.keep() => Ok(()),
+            registered = registered => registered,
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = outcome => outcome,
+        () = shutdown => Ok(()),
+    };
+    stop.cancel();
+    connections.end(DRAIN).await;
+    outcome
+}

@@ -1,0 +1,235 @@
+//! The list that the streams send: encoded once, in pieces that a list shares with the one before it, so that many streams
+//! and many changes take little more memory than one list (rule 17: 24 MiB). No I/O, no timers.
+
+use std::{fmt, iter::Peekable, sync::Arc};
+
+use akri_http_proto::v0::DiscoverResponse;
+use blake2::{Blake2b, Digest, digest::consts::U3};
+use bytes::Bytes;
+use prost::{Message, length_delimiter_len};
+
+use crate::{
+    Device,
+    devices::{Devices, slices},
+};
+
+/// The most that the Agent accepts in one message, in bytes (rule 11).
+pub(crate) const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// A piece ends behind a device whose hash is a multiple of this, so that it has about as many devices, and that a device
+/// that comes or goes changes one piece or two and not all that follow.
+const ABOUT: u32 = 128;
+
+/// A piece ends behind this many devices in any case.
+const MOST: usize = 512;
+
+/// Devices in the order of their ids, the same on every node (rule 10).
+#[derive(Clone, Default)]
+pub struct DeviceList {
+    pieces: Vec<Arc<Piece>>,
+    len: usize,
+    encoded_len: usize,
+}
+
+/// Some neighbours. A message that is the pieces of a list one after the other is the list's, as protobuf has it.
+struct Piece {
+    /// As a `DiscoverResponse`.
+    encoded: Bytes,
+    /// Where the ids stand in it: the first byte and how many there are.
+    ids: Vec<(u32, u32)>,
+    /// The Instance hash of each one (rule 12).
+    hashes: Vec<u32>,
+}
+
+/// The list does not fit into one message (rule 11).
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    devices: usize,
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let devices = self.devices;
+        write!(
+            f,
+            "the list of {devices} devices is too large: it takes a message of more than {MAX_MESSAGE} bytes, \
+             which is what the Agent accepts; split it up among several Configurations"
+        )
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
+impl DeviceList {
+    /// The list after this one. What has not changed is neither made, hashed nor encoded again.
+    pub fn next(&self, found: &Devices) -> Result<Self, TooLarge> {
+        let mut hashes = KnownHashes::new(self);
+        let mut draft = Draft::default();
+        let mut next = Self::default();
+        for (place, id) in found.ids().enumerate() {
+            let hash = hashes.of(id);
+            draft.push(id, hash);
+            let is_last = place + 1 == found.len();
+            if is_last || hash % ABOUT == 0 || draft.ends.len() == MOST {
+                let piece = self.piece(std::mem::take(&mut draft), next.len, found);
+                next.len += piece.ids.len();
+                next.encoded_len += piece.encoded.len();
+                next.pieces.push(piece);
+                if next.encoded_len > MAX_MESSAGE {
+                    return Err(TooLarge {
+                        devices: found.len(),
+                    });
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    /// The piece for these devices, the first of which is at `place`; one of this list where that is the same.
+    fn piece(&self, draft: Draft, place: usize, found: &Devices) -> Arc<Piece> {
+        let known = (self.pieces)
+            .binary_search_by(|piece| piece.ids().next().cmp(&draft.ids().next()))
+            .ok()
+            .and_then(|at| self.pieces.get(at))
+            .filter(|piece| piece.ids().eq(draft.ids()));
+        if let Some(piece) = known
+            && found.are_told_by_ids()
+        {
+            return piece.clone();
+        }
+        let devices = draft.ids().zip(place..);
+        let devices = devices.map(|(id, place)| found.device(place, id)).collect();
+        let piece = Piece::new(devices, draft.hashes);
+        match known {
+            Some(known) if known.encoded == piece.encoded => known.clone(),
+            _ => Arc::new(piece),
+        }
+    }
+
+    /// How many devices there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The ids in their order.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().flat_map(|piece| piece.ids())
+    }
+
+    /// The Instance hashes in the order of the ids.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = u32> {
+        self.pieces
+            .iter()
+            .flat_map(|piece| piece.hashes.iter().copied())
+    }
+
+    /// The ids that are only in `other`, in their order.
+    pub(crate) fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a str> {
+        let mut mine = self.ids().peekable();
+        other.ids().filter(move |theirs| {
+            while mine.next_if(|id| id < theirs).is_some() {}
+            mine.peek() != Some(theirs)
+        })
+    }
+
+    /// The size of this list as a `DiscoverResponse`, in bytes.
+    pub(crate) fn encoded_len(&self) -> usize {
+        self.encoded_len
+    }
+
+    /// A part of this list as a `DiscoverResponse`; `None` behind the last one.
+    pub fn encoded(&self, part: usize) -> Option<Bytes> {
+        self.pieces.get(part).map(|piece| piece.encoded.clone())
+    }
+}
+
+impl PartialEq for DeviceList {
+    /// Where a piece ends depends on the devices alone, so equal lists have equal pieces.
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Arc<Piece>, &Arc<Piece>)| {
+            Arc::ptr_eq(one, other) || one.encoded == other.encoded
+        };
+        self.len == other.len
+            && self.pieces.len() == other.pieces.len()
+            && self.pieces.iter().zip(&other.pieces).all(same)
+    }
+}
+
+impl fmt::Debug for DeviceList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceList({} devices)", self.len)
+    }
+}
+
+impl Piece {
+    fn new(devices: Vec<Device>, hashes: Vec<u32>) -> Self {
+        let mut ids = Vec::with_capacity(devices.len());
+        let mut at = 0;
+        for device in &devices {
+            // A device is a tag, its length and its fields, of which the id, again a tag and a length, is the first.
+            let (len, id) = (device.encoded_len(), device.id.len());
+            let begin = at + 1 + length_delimiter_len(len);
+            ids.push(((begin + 1 + length_delimiter_len(id)) as u32, id as u32));
+            at = begin + len;
+        }
+        let encoded = DiscoverResponse { devices }.encode_to_vec().into();
+        Self {
+            encoded,
+            ids,
+            hashes,
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &str> {
+        self.ids.iter().map(|(at, len)| {
+            let (at, len) = (*at as usize, *len as usize);
+            let id = self.encoded.get(at..at + len).unwrap_or_default();
+            std::str::from_utf8(id).unwrap_or_default()
+        })
+    }
+}
+
+#[derive(Default)]
+struct Draft {
+    ids: String,
+    ends: Vec<u32>,
+    hashes: Vec<u32>,
+}
+
+impl Draft {
+    fn push(&mut self, id: &str, hash: u32) {
+        self.ids.push_str(id);
+        self.ends.push(self.ids.len() as u32);
+        self.hashes.push(hash);
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &str> {
+        slices(&self.ids, &self.ends)
+    }
+}
+
+/// The hashes of a list, for ids that are asked for in their order.
+struct KnownHashes<I: Iterator>(Peekable<I>);
+
+impl<'a> KnownHashes<Box<dyn Iterator<Item = (&'a str, u32)> + 'a>> {
+    fn new(list: &'a DeviceList) -> Self {
+        let known: Box<dyn Iterator<Item = _>> = Box::new(list.ids().zip(list.hashes()));
+        Self(known.peekable())
+    }
+
+    fn of(&mut self, id: &str) -> u32 {
+        while self.0.next_if(|(known, _)| *known < id).is_some() {}
+        let known = self.0.next_if(|(known, _)| *known == id);
+        known.map_or_else(|| instance_hash(id), |(_, hash)| hash)
+    }
+}
+
+/// The hash in the Instance's name of a shared device: BLAKE2b of its id, 3 bytes (rule 12).
+fn instance_hash(id: &str) -> u32 {
+    let digest: [u8; 3] = Blake2b::<U3>::digest(id).into();
+    let [a, b, c] = digest;
+    u32::from_be_bytes([0, a, b, c])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+use std::{collections::VecDeque, fmt};
+
+use super::*;
+use crate::{Device, Devices, Properties};
+
+/// Answers each poll as the next word of its script says, and the last word again and again.
+struct Scripted {
+    script: Mutex<VecDeque<&'static str>>,
+    polls: watch::Sender<Vec<Instant>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Every(u64);
+
+impl fmt::Display for Every {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "every {} s", self.0)
+    }
+}
+
+impl Request for Every {
+    fn interval(&self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+#[async_trait::async_trait]
+impl DiscoveryHandler for Scripted {
+    type Request = Every;
+    type Reply = ();
+
+    fn request(&self, _: &str, _: &Properties) -> anyhow::Result<Every> {
+        Ok(Every(10))
+    }
+
+    async fn discover(&self, _: &Every, _: Option<&()>) -> anyhow::Result<Discovered<()>> {
+        self.polls.send_modify(|polls| polls.push(Instant::now()));
+        let word = {
+            let mut script = self.script.lock().unwrap();
+            match script.len() {
+                0 | 1 => script.front().copied().unwrap_or(""),
+                _ => script.pop_front().unwrap(),
+            }
+        };
+        match word {
+            "fails" => Err(anyhow!("it fails")),
+            "hangs" => std::future::pending().await,
+            "panics" => panic!("it panics"),
+            "same" => Ok(Discovered::Unchanged),
+            ids => {
+                let device = |id: &str| Device {
+                    id: id.into(),
+                    ..Device::default()
+                };
+                let devices: Vec<Device> = ids.split_whitespace().map(device).collect();
+                Ok(Discovered::Devices(Devices::from(devices), ()))
+            }
+        }
+    }
+}
+
+fn pollers(script: &[&'static str]) -> Arc<Pollers<Scripted>> {
+    let handler = Scripted {
+        script: Mutex::new(script.iter().copied().collect()),
+        polls: watch::Sender::default(),
+    };
+    Pollers::new(handler, true, CancellationToken::new())
+}
+
+async fn next(lists: &mut Lists) -> Vec<String> {
+    lists.changed().await.unwrap();
+    let list = lists.borrow_and_update().clone().unwrap();
+    list.ids().map(String::from).collect()
+}
+
+/// When so many polls came, in seconds after the first one.
+async fn times(script: &[&'static str], interval: u64, polls: usize) -> Vec<f64> {
+    let pollers = pollers(script);
+    let _lists = pollers.subscribe(&Every(interval));
+    let mut seen = pollers.handler.polls.subscribe();
+    let seen = seen.wait_for(|seen| seen.len() >= polls).await.unwrap();
+    seen.iter()
+        .map(|time| (*time - seen[0]).as_secs_f64())
+        .collect()
+}
+
+fn gaps(times: &[f64]) -> Vec<f64> {
+    times.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_comes_at_once_and_then_every_interval_within_ten_percent() {
+    let gaps = gaps(&times(&["a"], 10, 100).await);
+    assert!(
+        gaps.iter().all(|gap| (8.99..=11.01).contains(gap)),
+        "{gaps:?}"
+    );
+    assert!(gaps.iter().any(|gap| *gap < 9.9) && gaps.iter().any(|gap| *gap > 10.1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_the_tries_come_from_one_second_doubling_up_to_the_interval() {
+    let gaps = gaps(&times(&["a", "fails"], 60, 10).await);
+    let expected = [60.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0];
+    for (gap, expected) in gaps.iter().zip(expected) {
+        assert!((gap - expected).abs() <= 0.1 * expected + 0.01, "{gaps:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recovery_starts_the_delays_anew() {
+    let script = ["fails", "a", "fails", "fails", "a"];
+    let gaps = gaps(&times(&script, 60, 5).await);
+    for (gap, expected) in gaps.iter().zip([1.0, 60.0, 1.0, 2.0]) {
+        assert!((gap - expected).abs() <= 0.1 * expected + 0.01, "{gaps:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_1_a_failed_poll_a_hanging_one_and_a_panic_keep_the_list() {
+    let pollers = pollers(&[
+        "a b", "fails", "hangs", "same", "panics", "a b", "b a", "a c",
+    ]);
+    let mut lists = pollers.subscribe(&Every(10));
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    // After the panic the poller has no list to compare with: it says the same once more.
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    assert_eq!(pollers.handler.polls.borrow().len(), 6);
+    assert_eq!(next(&mut lists).await, ["a", "c"]);
+    assert_eq!(pollers.handler.polls.borrow().len(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_fails_from_the_start_brings_no_list_until_it_works() {
+    let pollers = pollers(&["fails", "fails", "a"]);
+    let mut lists = pollers.subscribe(&Every(10));
+    assert_eq!(next(&mut lists).await, ["a"]);
+    assert_eq!(pollers.handler.polls.borrow().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_requests_share_a_poller_which_ends_with_the_last_of_them() {
+    let pollers = pollers(&["a"]);
+    let mut one = pollers.subscribe(&Every(10));
+    let mut two = pollers.subscribe(&Every(10));
+    assert_eq!(next(&mut one).await, ["a"]);
+    assert_eq!(next(&mut two).await, ["a"]);
+    assert_eq!(pollers.running().len(), 1);
+    assert_eq!(pollers.handler.polls.borrow().len(), 1);
+    drop(one);
+    two.mark_unchanged();
+    sleep(Duration::from_secs(60)).await;
+    let polls = pollers.handler.polls.borrow().len();
+    assert!(polls > 4, "{polls}");
+    drop(two);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(pollers.handler.polls.borrow().len(), polls);
+    assert!(pollers.running().is_empty());
+    let mut again = pollers.subscribe(&Every(10));
+    assert_eq!(next(&mut again).await, ["a"]);
+}

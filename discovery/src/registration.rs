@@ -1,0 +1,223 @@
+//! Keeps this handler registered with the Agent.
+
+use std::{error::Error, path::PathBuf, pin::pin, time::Duration};
+
+use akri_daemon::{Outage, innermost};
+use akri_http_proto::v0::{
+    RegisterDiscoveryHandlerRequest, registration_client::RegistrationClient,
+};
+use anyhow::anyhow;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use log::info;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::transport::Endpoint;
+
+use crate::{
+    agent::{Known, Seen},
+    directory::{FileId, look_again},
+    own_socket::{Place, Reach},
+    settings::Settings,
+    streams::Streams,
+};
+
+/// The delay before the second try; the next ones double up to [`MAX_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+
+/// Tries are at most this far apart.
+const MAX_RETRY: Duration = Duration::from_secs(5);
+
+/// For one registration as a whole.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// An Agent that kept us this long starts with short delays again.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// What to register, and where.
+pub(crate) struct Registration {
+    agent_socket: PathBuf,
+    name: String,
+    shared: bool,
+    reach: Reach,
+}
+
+impl Registration {
+    pub fn new(settings: &Settings, reach: Reach) -> Self {
+        Self {
+            agent_socket: settings.agent_socket(),
+            name: settings.discovery_handler_name.clone(),
+            shared: settings.shared,
+            reach,
+        }
+    }
+
+    /// Registers once.
+    async fn register(&self) -> anyhow::Result<()> {
+        let target = format!("unix:{}", self.agent_socket.display());
+        let channel = Endpoint::from_shared(target)?.connect().await;
+        let channel = channel.map_err(|error| anyhow!("cannot connect: {}", innermost(&error)))?;
+        let request = RegisterDiscoveryHandlerRequest {
+            name: self.name.clone(),
+            endpoint: self.reach.endpoint.clone(),
+            endpoint_type: self.reach.endpoint_type.into(),
+            shared: self.shared,
+        };
+        let registered = RegistrationClient::new(channel)
+            .register_discovery_handler(request)
+            .await;
+        registered.map_err(|status| match status.source() {
+            // The connection broke; the Agent itself said nothing.
+            Some(cause) => anyhow!("no answer: {}", innermost(cause)),
+            None => {
+                let (code, message) = (status.code(), status.message().escape_debug());
+                anyhow!("the Agent refused: {code:?}: {message}")
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Registers once, and gives up early when the Agent's socket becomes another one.
+    async fn attempt(&self, socket: FileId) -> Result<(), String> {
+        let mut registering = pin!(timeout(ANSWER, self.register()));
+        loop {
+            tokio::select! {
+                outcome = &mut registering => return match outcome {
+                    Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
+                    Err(_) => Err(format!("no answer within {ANSWER:?}")),
+                },
+                () = look_again() => {
+                    if FileId::of(&self.agent_socket) != Some(socket) {
+                        return Err("the Agent's socket was replaced meanwhile".into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn log(&self) {
+        let agent = self.agent_socket.display();
+        let (name, endpoint, shared) = (&self.name, &self.reach.endpoint, self.shared);
+        info!("registered with {agent} as {name} at {endpoint}, shared: {shared}");
+    }
+}
+
+/// Proves that this handler answers where it will be registered. Then registers as soon as there is an Agent, and again
+/// whenever it may have forgotten us: a new socket, its last stream dropped, the own socket lost. Never while streams to a
+/// living Agent are open, and never as a heartbeat (rule 5). Runs until it is dropped; failures are logged and tried again,
+/// at most 5 s apart.
+///
+/// # Errors
+/// The proof fails.
+pub(crate) async fn keep_registered(
+    registration: Registration,
+    place: watch::Receiver<Place>,
+    mut streams: watch::Receiver<Streams>,
+) -> anyhow::Result<()> {
+    registration.reach.prove().await?;
+    let shown = registration.agent_socket.display();
+    let mut outage = Outage::new(module_path!(), format!("registering with {shown}"));
+    let mut known = Known::default();
+    let mut tries = Tries::new();
+    let mut waiting = false;
+    loop {
+        let now = *streams.borrow_and_update();
+        let socket = FileId::of(&registration.agent_socket);
+        if socket.is_none() && !waiting {
+            info!("waiting for the Agent's socket {shown}");
+        }
+        waiting = socket.is_none();
+        let due = seen(socket, now, &place).filter(|seen| known.needs_us(*seen));
+        if let Some(seen) = due
+            && tries.is_due(known.try_with(seen))
+        {
+            tries.begin();
+            match registration.attempt(seen.socket).await {
+                Ok(()) => {
+                    outage.succeeded();
+                    known.registered(seen);
+                    registration.log();
+                }
+                Err(cause) => outage.failed(cause, "trying again, at most 5 s apart"),
+            }
+            continue;
+        }
+        tokio::select! {
+            () = look_again() => {}
+            // The other side is held by the service, which outlives this.
+            _ = streams.changed() => {}
+            () = sleep_until(tries.next), if due.is_some() => {}
+        }
+    }
+}
+
+/// `None` where there is no Agent, or nothing that it could dial.
+fn seen(socket: Option<FileId>, streams: Streams, place: &watch::Receiver<Place>) -> Option<Seen> {
+    let place = place.borrow();
+    let (socket, bound) = (socket?, place.times);
+    place.is_there().then_some(Seen {
+        socket,
+        streams,
+        bound,
+    })
+}
+
+/// When to try.
+struct Tries {
+    delays: ExponentialBackoff,
+    last: Option<Instant>,
+    next: Instant,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self {
+            delays: delays(),
+            last: None,
+            next: Instant::now(),
+        }
+    }
+
+    /// Whether it is time; at once with a new Agent, and with one that kept us for long.
+    fn is_due(&mut self, is_new: bool) -> bool {
+        if is_new || self.last.is_none_or(|last| last.elapsed() > SETTLED) {
+            self.delays = delays();
+            self.next = Instant::now();
+        }
+        self.next <= Instant::now()
+    }
+
+    /// A try begins. The next one counts from here, so that a try that takes long does not make it late.
+    fn begin(&mut self) {
+        let now = Instant::now();
+        self.last = Some(now);
+        self.next = now + self.delays.next().unwrap_or(MAX_RETRY);
+    }
+}
+
+fn delays() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(FIRST_RETRY)
+        // The jitter adds up to once the delay.
+        .with_max_delay(MAX_RETRY / 2)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_come_quickly_at_first_and_at_most_five_seconds_apart() {
+        let delays: Vec<Duration> = delays().take(50).collect();
+        assert!(delays[0] <= Duration::from_millis(100), "{delays:?}");
+        assert!(delays.iter().all(|delay| *delay <= MAX_RETRY), "{delays:?}");
+        assert!(
+            delays[40..].iter().all(|delay| *delay >= MAX_RETRY / 2),
+            "{delays:?}"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! The settings that every handler has. A value of [`Settings`] that passed [`Settings::check`] is valid.
+
+use std::{
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use akri_daemon::{BadSetting, parse_duration};
+use clap::{ArgAction, Args};
+
+/// The port for `POD_IP`, as in Akri's charts.
+pub const NETWORK_PORT: u16 = 10_000;
+
+/// The Agent's socket in `DISCOVERY_HANDLERS_DIRECTORY`.
+const AGENT_SOCKET: &str = "agent-registration.sock";
+
+/// What a Unix socket's path may have at most, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
+
+const INTERVALS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+const TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(10 * 60);
+
+/// Where a handler is served, under which name, and how often it polls unless a Configuration says otherwise. To be
+/// flattened into a handler's own settings, which give `discovery_handler_name` its default.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Directory of the Agent's socket agent-registration.sock, and of this handler's own socket NAME.sock
+    #[arg(long, env, default_value = "/var/lib/akri", value_parser = directory)]
+    pub discovery_handlers_directory: PathBuf,
+
+    /// Name under which Configurations ask for this handler
+    #[arg(long, env, value_parser = name)]
+    pub discovery_handler_name: String,
+
+    /// Whether more than one node may see the same device: true or false
+    #[arg(long, env, default_value = "true", action = ArgAction::Set, value_parser = boolean)]
+    pub shared: bool,
+
+    /// Serve on this IP address, TCP port 10000, instead of the own socket, and register http://IP:10000
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = pod_ip)]
+    pub pod_ip: PodIp,
+
+    /// Time between two polls, where discoveryDetails give no interval: 100ms to 24h
+    #[arg(long, env, default_value = "10s", value_parser = Settings::parse_interval)]
+    pub poll_interval: Duration,
+
+    /// Time for one poll as a whole, where discoveryDetails give no timeout: 100ms to 10m
+    #[arg(long, env, default_value = "5s", value_parser = Settings::parse_timeout)]
+    pub poll_timeout: Duration,
+
+    /// Where `POD_IP` is served; not a setting, so that tests can take any free port.
+    #[arg(skip = NETWORK_PORT)]
+    pub network_port: u16,
+}
+
+/// An address, or none where `POD_IP` is not set or empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodIp(pub Option<IpAddr>);
+
+impl Settings {
+    /// The defaults for a handler of this name in this directory, whatever the environment says: for tests and demos.
+    pub fn in_directory(directory: &Path, name: &str) -> Self {
+        Self {
+            discovery_handlers_directory: directory.to_path_buf(),
+            discovery_handler_name: name.into(),
+            shared: true,
+            pod_ip: PodIp(None),
+            poll_interval: Duration::from_secs(10),
+            poll_timeout: Duration::from_secs(5),
+            network_port: NETWORK_PORT,
+        }
+    }
+
+    /// Reads an interval, 100 ms to 24 h, as the settings and `discoveryDetails` write it.
+    ///
+    /// # Errors
+    /// The rule.
+    pub fn parse_interval(text: &str) -> Result<Duration, String> {
+        parse_duration(text, &INTERVALS)
+    }
+
+    /// Reads a time-out, 100 ms to 10 min, as the settings and `discoveryDetails` write it.
+    ///
+    /// # Errors
+    /// The rule.
+    pub fn parse_timeout(text: &str) -> Result<Duration, String> {
+        parse_duration(text, &TIMEOUTS)
+    }
+
+    /// Where this handler is served without `POD_IP`.
+    pub fn own_socket(&self) -> PathBuf {
+        let name = format!("{}.sock", self.discovery_handler_name);
+        self.discovery_handlers_directory.join(name)
+    }
+
+    /// Where the Agent serves Registration.
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        self.discovery_handlers_directory.join(AGENT_SOCKET)
+    }
+
+    /// What needs more than one value to be checked.
+    pub(crate) fn check(&self) -> Result<(), BadSetting> {
+        for path in [self.own_socket(), self.agent_socket()] {
+            let bytes = path.as_os_str().len();
+            if bytes > MAX_SOCKET_PATH {
+                return Err(BadSetting(format!(
+                    "DISCOVERY_HANDLERS_DIRECTORY and DISCOVERY_HANDLER_NAME make the socket path '{}' of {bytes} bytes; \
+                     a Unix socket's path has at most {MAX_SOCKET_PATH}: choose shorter ones",
+                    path.display()
+                )));
+            }
+            if path.to_str().is_none() {
+                return Err(BadSetting(format!(
+                    "DISCOVERY_HANDLERS_DIRECTORY '{}' is not UTF-8, as the Agent needs it",
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    // The Agent dials the own socket by this path, so it has to be a whole one.
+    std::path::absolute(text).map_err(|error| format!("must be a directory's path: {error}"))
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if !(1..=63).contains(&text.len())
+        || !text.bytes().all(plain)
+        || !text.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
+        return Err(
+            "must be 1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit"
+                .into(),
+        );
+    }
+    if Some(text) == AGENT_SOCKET.strip_suffix(".sock") {
+        return Err("is the name of the Agent's own socket".into());
+    }
+    Ok(text.into())
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "must be true or false".into())
+}
+
+fn pod_ip(text: &str) -> Result<PodIp, String> {
+    // What Kubernetes' downward API gives is an address, or nothing at all.
+    if text.is_empty() {
+        return Ok(PodIp(None));
+    }
+    let ip = text.parse();
+    ip.map(|ip| PodIp(Some(ip)))
+        .map_err(|_| "must be an IPv4 or IPv6 address without brackets and port".into())
+}

@@ -1,0 +1,176 @@
+//! What goes into a Discover stream: each list that differs from the one before, until the Agent or our own end ends it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use akri_daemon::LineBudget;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{Stream, stream::unfold};
+use http::HeaderMap;
+use http_body::Frame;
+use log::{Level, log};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    list::DeviceList,
+    poll::{List, Lists},
+};
+
+/// How many lines about requests and streams may come at once; a further one may come every 10 s.
+const LINES: u32 = 64;
+
+/// What Discover streams there are and were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Streams {
+    /// Open now.
+    pub open: usize,
+    /// Opened so far.
+    pub opened: u64,
+    /// Ended so far.
+    pub ended: u64,
+}
+
+/// What peers make us say, which on TCP may be anybody.
+#[derive(Clone)]
+pub(crate) struct PeerLog(Arc<Mutex<LineBudget>>);
+
+impl PeerLog {
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(LineBudget::new(LINES))))
+    }
+
+    pub fn say(&self, level: Level, line: std::fmt::Arguments<'_>) {
+        let left_out = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(left_out) = left_out {
+            log!(level, "{line}{left_out}");
+        }
+    }
+}
+
+/// Counts a stream as open until it is dropped, by whomever.
+pub(crate) struct OpenStream {
+    request: String,
+    streams: watch::Sender<Streams>,
+    log: PeerLog,
+}
+
+impl OpenStream {
+    /// For `request` as the log calls it. `None` where `most` streams are open already.
+    pub fn new(
+        request: String,
+        most: usize,
+        streams: &watch::Sender<Streams>,
+        log: &PeerLog,
+    ) -> Option<Self> {
+        let opened = streams.send_if_modified(|streams| {
+            let opens = streams.open < most;
+            streams.open += usize::from(opens);
+            streams.opened += u64::from(opens);
+            opens
+        });
+        opened.then(|| {
+            log.say(
+                Level::Info,
+                format_args!("{request}: Discover stream opened"),
+            );
+            Self {
+                request,
+                streams: streams.clone(),
+                log: log.clone(),
+            }
+        })
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let request = &self.request;
+        self.log.say(
+            Level::Info,
+            format_args!("{request}: Discover stream ended"),
+        );
+        self.streams.send_modify(|streams| {
+            streams.open -= 1;
+            streams.ended += 1;
+        });
+    }
+}
+
+/// The body of the answer to Discover: gRPC messages, and the trailers at our own end. `open` lives as long as it does.
+///
+/// All streams share the bytes of a list. By way of tonic's encoder each one would hold a copy, and a few copies of 4 MiB
+/// are more than the 24 MiB that Akri's chart grants (rule 17).
+pub(crate) fn messages(
+    lists: Lists,
+    open: OpenStream,
+    stop: CancellationToken,
+) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send {
+    let sending = Sending {
+        lists,
+        stop,
+        list: None,
+        part: 0,
+        _open: open,
+    };
+    unfold(Some(sending), async |sending| {
+        let mut sending = sending?;
+        Some(match sending.next().await {
+            Some(data) => (Ok(Frame::data(data)), Some(sending)),
+            None => (Ok(Frame::trailers(trailers())), None),
+        })
+    })
+}
+
+struct Sending {
+    lists: Lists,
+    stop: CancellationToken,
+    /// The list that is or was on its way, and the part of it that goes next.
+    list: Option<Arc<DeviceList>>,
+    part: usize,
+    _open: OpenStream,
+}
+
+impl Sending {
+    /// The next bytes; `None` at our own end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(part) = self.list.as_ref().and_then(|list| list.encoded(self.part)) {
+            self.part += 1;
+            return Some(part);
+        }
+        let list = tokio::select! {
+            () = self.stop.cancelled() => return None,
+            list = newer(&mut self.lists, self.list.as_deref()) => list,
+        };
+        let begin = begin(&list);
+        (self.list, self.part) = (Some(list), 0);
+        Some(begin)
+    }
+}
+
+/// The newest list, once it differs from `sent`: a slow reader gets no queue, and the Agent no needless message (rule 9).
+async fn newer(lists: &mut Lists, sent: Option<&DeviceList>) -> Arc<DeviceList> {
+    let newer = |list: &List| list.is_some() && list.as_deref() != sent;
+    if let Ok(list) = lists.wait_for(newer).await
+        && let Some(list) = list.as_ref()
+    {
+        return list.clone();
+    }
+    // The poller is gone, as it is at our own end: the stream waits for that, and withdraws nothing (rule 1).
+    std::future::pending().await
+}
+
+/// What precedes each gRPC message: that it is not compressed, and its length, which is far below 4 GiB.
+fn begin(list: &DeviceList) -> Bytes {
+    let mut begin = BytesMut::with_capacity(5);
+    begin.put_u8(0);
+    begin.put_u32(list.encoded_len() as u32);
+    begin.freeze()
+}
+
+fn trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // The status OK has no text that could be unfit for a header.
+    let _ = Status::ok("").add_header(&mut trailers);
+    trailers
+}

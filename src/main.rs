@@ -79,7 +79,6 @@ async fn run(grpc: bool, end: impl Future<Output = ()>) -> Result<()> {
     }));
     let url = format!("http://{}{DISCOVERY_PATH}", discovery.address);
     let agent = StubAgent::start(Config {
-        directory: directory.path().to_path_buf(),
         node_name: "this-machine".into(),
         configurations: vec![Configuration {
             name: "akri-http".into(),
@@ -87,7 +86,7 @@ async fn run(grpc: bool, end: impl Future<Output = ()>) -> Result<()> {
             discovery_details: format!("{{url: '{url}', interval: 2s}}"),
             discovery_properties: Default::default(),
         }],
-        broker: None,
+        ..Config::in_directory(directory.path())
     })
     .await?;
 

@@ -152,12 +152,6 @@ def test_the_standalone_brokers_setting_is_explained():
         assert f"The standalone broker reads {name} ({default})" in known
 
 
-def test_the_document_says_how_many_connections_a_grpc_broker_accepts():
-    server = (ROOT / "broker/src/grpc/server.rs").read_text()
-    limit = re.search(r"^pub const CONNECTIONS: usize = (\d+);", server, flags=re.MULTILINE)[1]
-    assert INSTALL.read_text().count(f" {limit} connections with open calls") == 2
-
-
 def test_the_probes_ask_for_the_service_that_the_broker_serves():
     proto = (ROOT / "proto" / "http.proto").read_text()
     package = re.search(r"^package (\w+);", proto, flags=re.MULTILINE)[1]

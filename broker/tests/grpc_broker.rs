@@ -155,12 +155,14 @@ async fn a_signal_ends_the_streams_and_cuts_off_a_call_that_does_not_end() {
 #[tokio::test]
 async fn a_read_that_ends_in_time_is_answered_while_it_stops() {
     let (asked, mut was_asked) = tokio::sync::mpsc::channel(10);
+    let leave = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let given = leave.clone();
     let slow = device(move |head, stream| {
-        let asked = asked.clone();
+        let (asked, given) = (asked.clone(), given.clone());
         async move {
             if head.starts_with("GET /slow ") {
                 asked.send(()).await.unwrap();
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                given.acquire().await.unwrap().forget();
             }
             support::send(
                 stream,
@@ -175,6 +177,7 @@ async fn a_read_that_ends_in_time_is_answered_while_it_stops() {
     let reading = tokio::spawn(async move { read(&mut client, "/slow").await });
     was_asked.recv().await.unwrap();
     broker.stop.cancel();
+    leave.add_permits(1);
     assert_eq!(reading.await.unwrap().unwrap().value, "1");
     broker.running.await.unwrap().unwrap();
 }

@@ -169,7 +169,7 @@ async fn an_error_is_told_by_its_kind() {
             Code::Unavailable,
             "answered 503 Service Unavailable",
         ),
-        (canned(cut).await, Code::Unavailable, "may be cut"),
+        (canned(cut).await, Code::Unavailable, "may be truncated"),
         (
             canned("HTTP/1.1 206 Partial Content\r\ncontent-length: 0\r\n\r\n").await,
             Code::Unavailable,

@@ -1,5 +1,4 @@
-//! A server for gRPC, which is HTTP/2, over connections that are bounded in number. Who connects and does nothing has to
-//! make room for those who call.
+//! A gRPC server (HTTP/2) over a bounded number of connections. Idle connections are closed to make room for active ones.
 
 use std::{
     collections::VecDeque,
@@ -49,7 +48,8 @@ const MAX_HEADERS: u32 = 16 * 1024;
 /// What peers may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once. One more takes the place of the oldest without a call, and is closed where there is none.
+    /// Connections at once. One more takes the place of the oldest that never called, or else of the oldest without an open
+    /// call. Where every connection has one, the new one is closed.
     pub connections: usize,
     /// Calls at once of one connection.
     pub calls_per_connection: u32,
@@ -73,6 +73,22 @@ struct Open {
     task: AbortHandle,
 }
 
+/// Closes the connection that a request came by; among the extensions of each request.
+#[derive(Clone, Debug, Default)]
+pub struct Close(CancellationToken);
+
+impl Close {
+    /// Cuts off all of its calls at once.
+    pub fn now(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether that was done.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
 /// Held by a connection twice, by its entry in [`Connections::open`], and by each of its calls.
 #[derive(Default)]
 struct Calls {
@@ -80,6 +96,10 @@ struct Calls {
 }
 
 impl Open {
+    fn is_silent(&self) -> bool {
+        !self.calls.any.load(Ordering::Relaxed)
+    }
+
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.calls) <= 3
     }
@@ -132,7 +152,9 @@ where
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|connection| !connection.task.is_finished());
         if open.len() >= self.limits.connections {
-            let Some(oldest) = open.iter().position(Open::is_idle) else {
+            // One that never called goes before one that is between two calls.
+            let silent = open.iter().position(Open::is_silent);
+            let Some(oldest) = silent.or_else(|| open.iter().position(Open::is_idle)) else {
                 debug!("a connection is refused: all {} have calls", open.len());
                 return;
             };
@@ -156,7 +178,10 @@ where
         C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (service, of_connection) = (self.service.clone(), calls.clone());
-        let answer = service_fn(move |request| {
+        let close = Close::default();
+        let closed = close.0.clone();
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(close.clone());
             of_connection.any.store(true, Ordering::Relaxed);
             let (call, mut service) = (of_connection.clone(), service.clone());
             async move {
@@ -185,7 +210,11 @@ where
                 // An error is the peer's way of going.
                 _ = serving.as_mut() => return,
                 () = silent => return,
+                () = closed.cancelled() => return,
                 () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
+            }
+            if !calls.any.load(Ordering::Relaxed) {
+                return;
             }
             let _ = serving.await;
         }

@@ -12,7 +12,7 @@ mod settings;
 mod start;
 mod words;
 
-pub use connections::{Connections, Limits, Tcp};
+pub use connections::{Close, Connections, Limits, Tcp};
 pub use outage::{LineBudget, Outage};
 pub use settings::{parse_duration, parse_listen_address};
 pub use start::{BadSetting, Shutdown, execute, execute_with_log, log_builder, version};

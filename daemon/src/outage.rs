@@ -36,6 +36,14 @@ impl LineBudget {
         }
     }
 
+    /// No line at once, and one every 10 s.
+    pub fn spent() -> Self {
+        Self {
+            lines: 0,
+            ..Self::default()
+        }
+    }
+
     /// Whether a line may be logged now, and what to append to it: how many were left out before.
     pub fn take(&mut self) -> Option<String> {
         let now = Instant::now();
@@ -72,12 +80,21 @@ pub struct Outage {
 impl Outage {
     /// For log lines that begin with `subject`, as if they came from the module `target` (`module_path!()`).
     pub fn new(target: &'static str, subject: impl Into<String>) -> Self {
+        Self::with_budget(target, subject, LineBudget::default())
+    }
+
+    /// As [`Outage::new`], with these lines and no more.
+    pub fn with_budget(
+        target: &'static str,
+        subject: impl Into<String>,
+        budget: LineBudget,
+    ) -> Self {
         Self {
             target,
             subject: subject.into(),
             failing: None,
             told: None,
-            budget: LineBudget::default(),
+            budget,
         }
     }
 

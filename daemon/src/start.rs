@@ -79,10 +79,11 @@ where
 {
     let settings = match S::try_parse() {
         Ok(settings) => settings,
-        // The first line names the flag, the variable, the value and the rule.
+        // What precedes the first blank line names the flag, the variable, the value and the rule.
         Err(error) if error.kind() == ErrorKind::ValueValidation => {
             let error = error.to_string();
-            return failed(error.lines().next().unwrap_or_default(), BAD_SETTING);
+            let line = error.split("\n\n").next().unwrap_or_default();
+            return failed(&line.trim_end().replace('\n', "\\n"), BAD_SETTING);
         }
         Err(error) => {
             // Where nobody listens, the status still tells.

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) const MAX_REDIRECTS: usize = 5;
 
 /// How long connecting may take, the look-up of the name included; the request's own time-out may be shorter.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where a redirect may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,6 @@ fn builder(user_agent: &str, redirects: Redirects) -> ClientBuilder {
 }
 
 /// A 2xx reply whose body is read as it comes.
-#[derive(Debug)]
 pub struct Reply {
     response: Response,
     timeout: Duration,

@@ -70,7 +70,7 @@ pub enum EndpointError {
     Form,
     /// No host, or one that is neither a name nor an address.
     Host,
-    /// A port that is none.
+    /// The port is not a number from 1 to 65535.
     Port,
 }
 

@@ -6,7 +6,7 @@ use akri_daemon::{causes, innermost, one_line};
 use reqwest::StatusCode;
 use rustls::CertificateError;
 
-use crate::client::MAX_REDIRECTS;
+use crate::client::{CONNECT_TIMEOUT, MAX_REDIRECTS};
 
 /// Why there is no reply that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl fmt::Display for HttpError {
             Self::Status(status) => write!(f, "answered {status}"),
             Self::TooLarge(limit) => write!(f, "the reply is longer than {limit} bytes"),
             Self::PerhapsCut => f.write_str(
-                "the reply may be cut: it has no Content-Length and does not end with a line feed",
+                "the reply may be truncated: it has no Content-Length and does not end with a line feed",
             ),
         }
     }
@@ -47,7 +47,9 @@ impl Error for HttpError {}
 
 impl HttpError {
     pub(crate) fn new(error: &reqwest::Error, timeout: Duration) -> Self {
-        if error.is_timeout() {
+        if error.is_timeout() && error.is_connect() && timeout > CONNECT_TIMEOUT {
+            Self::NoConnection(format!("it took more than {CONNECT_TIMEOUT:?}"))
+        } else if error.is_timeout() {
             Self::TimedOut(timeout)
         } else if error.is_redirect() {
             let cause = innermost(error).to_string();

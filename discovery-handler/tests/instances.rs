@@ -4,10 +4,10 @@
 
 mod support;
 
-use std::{future::pending, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, future::pending, net::SocketAddr, path::Path, time::Duration};
 
 use akri_http_mock_device::Devices;
-use akri_http_stub_agent::{Config, Configuration, State, StubAgent, instance_hash};
+use akri_http_stub_agent::{Config, Configuration, Instance, State, StubAgent, instance_hash};
 use support::*;
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -41,17 +41,29 @@ async fn mock(address: SocketAddr, discovered: Vec<String>) -> (JoinHandle<()>, 
 }
 
 async fn agent(directory: &Path, service: SocketAddr) -> StubAgent {
+    agent_with(directory, service, "200ms", BTreeMap::new()).await
+}
+
+/// An Agent whose cluster holds these Instances already.
+async fn agent_with(
+    directory: &Path,
+    service: SocketAddr,
+    interval: &str,
+    instances: BTreeMap<String, Instance>,
+) -> StubAgent {
     let configuration = Configuration {
         name: "akri-http".into(),
         discovery_handler: "http".into(),
-        discovery_details: format!("{{url: 'http://{service}/discovery', interval: 200ms}}"),
+        discovery_details: format!("{{url: 'http://{service}/discovery', interval: {interval}}}"),
         discovery_properties: Default::default(),
     };
     let config = Config {
-        directory: directory.to_path_buf(),
         node_name: "node".into(),
         configurations: vec![configuration],
-        broker: None,
+        instances,
+        // As long as the longest that was seen.
+        finalizer: Duration::from_secs(10),
+        ..Config::in_directory(directory)
     };
     StubAgent::start(config).await.unwrap()
 }
@@ -149,4 +161,37 @@ async fn rule_12_of_two_devices_with_one_hash_akri_shows_one() {
         "have the same Instance hash 7e27fd",
     ])
     .await;
+}
+
+#[tokio::test]
+async fn rule_19_after_twenty_restarts_of_the_agent_no_device_stays_away() {
+    let (_mock, service) = mock(any(), endpoints(NINE)).await;
+    let handler = Handler::start().await;
+    let mut left = BTreeMap::new();
+    for restart in 0..20 {
+        let agent = agent_with(handler.directory.path(), service, "10s", left).await;
+        if restart > 0 {
+            // The first list meets Instances that are being deleted, and what is applied to them is lost.
+            let first = agent.wait_for(|state| state.messages == 1, SOON).await;
+            assert_eq!(first.unwrap().instances.len(), 0, "restart {restart}");
+        }
+        // Waiting takes no time from here on.
+        tokio::time::pause();
+        left = instances(&agent, NINE).await.instances;
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn after_its_first_minute_a_stream_is_silent_until_something_changes() {
+    let (_mock, service) = mock(any(), endpoints(NINE)).await;
+    let handler = Handler::start().await;
+    let agent = agent_with(handler.directory.path(), service, "10s", BTreeMap::new()).await;
+    instances(&agent, NINE).await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(agent.state().borrow().messages, 3);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let state = agent.state().borrow().clone();
+    assert_eq!((state.messages, state.deleted), (3, 0));
 }

@@ -10,41 +10,48 @@ use support::{agent::Agent, *};
 async fn a_stale_own_socket_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path());
-    drop(std::os::unix::net::UnixListener::bind(config.handler.own_socket()).unwrap());
+    drop(std::os::unix::net::UnixListener::bind(config.handler.own_sockets().remove(0)).unwrap());
     let agent = Agent::start(directory.path());
     let _handler = Handler::run(directory, config);
     agent.registered(1).await;
 }
 
 #[tokio::test]
-async fn a_socket_that_another_live_process_serves_is_an_error_that_says_so() {
-    let first = Handler::start().await;
-    let shutdown = std::future::pending();
-    let error = soon(akri_http_discovery_handler::run(
-        first.config.clone(),
-        shutdown,
-    ))
-    .await;
-    let error = format!("{:#}", error.unwrap_err());
-    assert!(error.contains("another live process serves"), "{error}");
-    assert!(error.contains(first.socket().to_str().unwrap()), "{error}");
-    let service = Service::start(list(&["a:1"])).await;
-    assert_eq!(first.stream(&service.url()).await.list().await, ["a:1"]);
+async fn where_live_processes_serve_all_names_it_is_an_error_that_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path());
+    let sockets = config.handler.own_sockets();
+    assert_eq!(sockets.len(), 8);
+    let others: Vec<_> = (sockets.iter())
+        .map(|socket| std::os::unix::net::UnixListener::bind(socket).unwrap())
+        .collect();
+    let run = akri_http_discovery_handler::run(config, std::future::pending());
+    let error = format!("{:#}", soon(run).await.unwrap_err());
+    assert!(error.contains("other live processes serve"), "{error}");
+    for socket in sockets {
+        assert!(error.contains(socket.to_str().unwrap()), "{error}");
+        assert!(socket.exists());
+    }
+    drop(others);
 }
 
 #[tokio::test]
 async fn a_file_that_is_no_socket_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path());
-    std::fs::write(config.handler.own_socket(), "precious").unwrap();
+    std::fs::write(config.handler.own_sockets().remove(0), "precious").unwrap();
     let error = soon(akri_http_discovery_handler::run(
         config.clone(),
         std::future::pending(),
     ))
     .await;
-    assert!(format!("{:#}", error.unwrap_err()).contains("is no socket and is not replaced"));
+    let error = format!("{:#}", error.unwrap_err());
+    assert!(
+        error.contains("it is no socket and is not replaced"),
+        "{error}"
+    );
     assert_eq!(
-        std::fs::read_to_string(config.handler.own_socket()).unwrap(),
+        std::fs::read_to_string(config.handler.own_sockets().remove(0)).unwrap(),
         "precious"
     );
 }

@@ -13,10 +13,10 @@ use support::{agent::Agent, *};
 use tokio::net::UnixListener;
 use tonic::Status;
 
-/// Lets a minute pass, in which the directory is looked at again many times; it takes no time.
-async fn a_minute_passes() {
+/// Lets some seconds pass, in which the directory is looked at again many times; it takes no time.
+async fn seconds_pass() {
     tokio::time::pause();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     tokio::time::resume();
 }
 
@@ -133,7 +133,7 @@ async fn rule_6_an_agent_that_restarts_without_streams_is_noticed_also_under_the
         let agent = Agent::start(handler.directory.path());
         inodes.push(std::fs::metadata(&agent.socket).unwrap().ino());
         agent.registered(1).await;
-        a_minute_passes().await;
+        seconds_pass().await;
         assert_eq!(agent.count(), 1, "inodes {inodes:?}");
     }
 }
@@ -187,7 +187,7 @@ async fn rule_5_it_does_not_register_again_while_a_stream_is_open() {
     // The file changes, the Agent behind it does not.
     std::fs::set_permissions(&agent.socket, std::fs::Permissions::from_mode(0o700)).unwrap();
     std::fs::write(handler.directory.path().join("noise"), "").unwrap();
-    a_minute_passes().await;
+    seconds_pass().await;
     assert_eq!(agent.count(), 1);
     service.now(list(&["b:1"]));
     assert_eq!(one.list().await, ["b:1"]);
@@ -204,18 +204,40 @@ async fn a_socket_whose_mode_changes_is_still_the_same_agents() {
     for mode in [0o700, 0o755] {
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(&agent.socket, mode).unwrap();
-        a_minute_passes().await;
+        seconds_pass().await;
     }
     assert_eq!(agent.count(), 1);
 }
 
 #[tokio::test]
 async fn it_is_no_heartbeat() {
+    let service = Service::start(list(&["a:1"])).await;
     let handler = Handler::start().await;
     let agent = Agent::start(handler.directory.path());
     agent.registered(1).await;
-    a_minute_passes().await;
+    let details = format!("url: {}\ninterval: 1h", service.url());
+    let mut stream = handler.stream(&details).await;
+    stream.list().await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
     assert_eq!(agent.count(), 1);
+}
+
+#[tokio::test]
+async fn rule_24_an_agent_that_opens_no_stream_is_told_again_less_and_less_often() {
+    let handler = Handler::start().await;
+    let agent = Agent::start(handler.directory.path());
+    agent.registered(1).await;
+    tokio::time::pause();
+    // After 10, 30, 70, 150 and 310 s, and then every 300 s.
+    for (seconds, count) in [(8, 1), (12, 2), (300, 6), (3_600, 18)] {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let told = agent.count();
+        assert!(
+            (count - 1..=count).contains(&told),
+            "{told} instead of {count}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -228,7 +250,7 @@ async fn when_the_agent_drops_the_last_stream_it_registers_again() {
     let two = handler.stream(&service.details()).await;
     drop((one, two));
     agent.registered(2).await;
-    a_minute_passes().await;
+    seconds_pass().await;
     assert_eq!(agent.count(), 2);
 }
 
@@ -278,7 +300,7 @@ async fn a_registration_that_the_agent_took_without_saying_so_is_not_repeated() 
     stream.list().await;
     // One may be under way.
     let count = agent.count();
-    a_minute_passes().await;
+    seconds_pass().await;
     assert!(agent.count() <= count + 1);
 }
 

@@ -7,7 +7,6 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use support::{agent::Agent, *};
@@ -79,11 +78,9 @@ async fn sigterm_and_sigint_end_it_with_status_0_under_open_streams_and_a_hung_s
         let mut open = discover(&endpoint, &good.url()).await.unwrap();
         open.list().await;
         service.polled(service.polls().min(1) ^ 1).await;
-        let started = Instant::now();
         signal(&child, name);
         let (code, log) = end(child).await;
         assert_eq!(code, Some(0), "{log}");
-        assert!(started.elapsed() < Duration::from_secs(5));
         assert_eq!((open.ends().await, hung.ends().await), (None, None));
         assert!(!directory.path().join("http.sock").exists());
     }
@@ -103,21 +100,26 @@ async fn an_agent_that_does_not_read_cannot_hold_the_end() {
         service.polled(1).await;
         service.now(devices(n));
     }
-    let started = Instant::now();
     signal(&child, "-TERM");
     let (code, log) = end(child).await;
     assert_eq!(code, Some(0), "{log}");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(
+        log.contains("still open 2s after the stop, and are cut off"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
 async fn a_second_signal_aborts_at_once() {
+    let devices = (0..30_000).map(|n| format!("d{n}:1\n")).collect();
+    let service = Service::start(Reply::List(devices)).await;
     let directory = tempfile::tempdir().unwrap();
     let agent = Agent::start(directory.path());
     let mut child = binary(directory.path()).spawn().unwrap();
-    let socket = agent.registered(1).await.endpoint;
-    // Says nothing, and so takes all the time that the end may take.
-    let _silent = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let endpoint = format!("unix:{}", agent.registered(1).await.endpoint);
+    // It does not read, and so takes all the time that the end may take.
+    let _unread = discover(&endpoint, &service.url()).await.unwrap();
+    service.polled(1).await;
     let log = BufReader::new(child.stderr.take().unwrap());
     let mut lines = log.lines().map_while(Result::ok);
     signal(&child, "-TERM");
@@ -151,15 +153,11 @@ async fn a_bad_setting_is_one_clear_line_and_a_status_that_is_not_0() {
 }
 
 #[tokio::test]
-async fn a_taken_socket_and_a_taken_address_end_the_start_with_status_1() {
-    let first = Handler::start().await;
-    let child = binary(first.directory.path()).spawn().unwrap();
-    let (code, log) = end(child).await;
-    assert_eq!(code, Some(1));
-    assert!(log.contains("another live process serves"), "{log}");
-
+async fn an_address_that_cannot_be_had_ends_the_start_with_status_1_whatever_is_logged() {
+    let directory = tempfile::tempdir().unwrap();
     // An address of documentation, which no machine has.
-    let child = binary(first.directory.path())
+    let child = binary(directory.path())
+        .env("RUST_LOG", "off")
         .env("POD_IP", "192.0.2.1")
         .spawn()
         .unwrap();

@@ -10,8 +10,10 @@ pub(crate) struct Known {
     ended: u64,
     /// How often the own socket had been bound by then.
     bound: u64,
-    /// The socket that we try to register with, and how many streams were opened before we did.
-    tried: Option<(FileId, u64)>,
+    /// The socket that we try to register with.
+    tried: Option<FileId>,
+    /// The socket behind which an Agent was asked, and how many streams were opened before it was.
+    asked: Option<(FileId, u64)>,
 }
 
 /// What can be seen now.
@@ -33,15 +35,20 @@ impl Known {
             ended: seen.streams.ended,
             bound: seen.bound,
             tried: None,
+            asked: None,
         };
+    }
+
+    /// An Agent was reached, and has not answered yet.
+    pub fn asked(&mut self, seen: Seen) {
+        self.asked.get_or_insert((seen.socket, seen.streams.opened));
     }
 
     /// We are about to register. Says whether this is an Agent that we have not tried yet.
     pub fn try_with(&mut self, seen: Seen) -> bool {
-        let is_new = self.tried.is_none_or(|(tried, _)| tried != seen.socket)
-            && self.registered_with != Some(seen.socket);
+        let is_new = self.tried != Some(seen.socket) && self.registered_with != Some(seen.socket);
         if is_new {
-            self.tried = Some((seen.socket, seen.streams.opened));
+            (self.tried, self.asked) = (Some(seen.socket), None);
         }
         is_new
     }
@@ -56,8 +63,8 @@ impl Known {
         // An Agent that opens streams took the registration, although we did not hear so.
         if streams.open > 0
             && self
-                .tried
-                .is_some_and(|(tried, opened)| tried == socket && streams.opened > opened)
+                .asked
+                .is_some_and(|(asked, opened)| asked == socket && streams.opened > opened)
         {
             self.registered(seen);
         }
@@ -162,6 +169,11 @@ mod tests {
         known.registered(seen(agent, 0, 0));
         assert!(known.try_with(seen(other, 0, 5)));
         assert!(!known.try_with(seen(other, 0, 5)), "it was tried");
+        assert!(
+            known.needs_us(seen(other, 1, 5)),
+            "it was not reached, so the stream is another's"
+        );
+        known.asked(seen(other, 0, 5));
         assert!(!known.needs_us(seen(other, 1, 5)));
     }
 }

@@ -23,8 +23,13 @@ pub(crate) fn collisions(list: &DeviceList) -> Vec<Collision> {
         [(hash, first), (same, second)] if hash == same => Some((hash, [first, second])),
         _ => None,
     });
-    let id = |place: usize| list.ids().nth(place).unwrap_or_default().to_owned();
-    same.take(MAX_COLLISIONS)
+    let same: Vec<_> = same.take(MAX_COLLISIONS).collect();
+    if same.is_empty() {
+        return Vec::new();
+    }
+    let ids: Vec<&str> = list.ids().collect();
+    let id = |place: usize| ids.get(place).copied().unwrap_or_default().to_owned();
+    same.into_iter()
         .map(|(hash, places)| Collision {
             hash: format!("{hash:06x}"),
             devices: places.map(id),

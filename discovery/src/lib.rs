@@ -18,7 +18,9 @@
 //!   it begins, changes and ends, and the next try comes after 1 s, 2 s, 4 s and so on, up to the interval.
 //! - Equal requests share a poller, whatever number of streams they have. A poller ends with its last stream.
 //! - Polls of many nodes do not fall into step: each delay varies by 10 %.
-//! - The Agent gets a message only when the list has changed (rule 9), and never more than it accepts (rule 11).
+//! - The Agent gets a message only when the list has changed (rule 9), apart from the first list of a stream, which it gets three
+//!   times in the first minute (rule 19). It never gets more than it accepts (rule 11).
+//! - Several handlers of one name on a node take over from each other: each has a socket of its own (rule 4).
 //! - All four parts of a device reach the Agent: id, properties, mounts and device specs.
 //!
 //! # A handler
@@ -62,8 +64,9 @@
 //!
 //!     async fn discover(&self, directory: &Directory, _: Option<&()>) -> anyhow::Result<Discovered<()>> {
 //!         let mut devices = Vec::new();
-//!         for entry in std::fs::read_dir(&directory.0)? {
-//!             let id = entry?.path().display().to_string();
+//!         let mut entries = tokio::fs::read_dir(&directory.0).await?;
+//!         while let Some(entry) = entries.next_entry().await? {
+//!             let id = entry.path().display().to_string();
 //!             devices.push(Device { id, ..Device::default() });
 //!         }
 //!         Ok(Discovered::Devices(Devices::from(devices), ()))
@@ -96,6 +99,7 @@ use akri_daemon::{Connections, one_line};
 pub use akri_http_proto::v0::{Device, DeviceSpec, Mount};
 use async_trait::async_trait;
 use log::info;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use devices::Devices;
@@ -109,7 +113,10 @@ use poll::Pollers;
 use registration::{Registration, keep_registered};
 use service::{Discover, LIMITS};
 
-/// How long open streams may take to end when we do.
+/// How long streams stay open when we are stopped: an Agent that hears of a successor in this time loses nothing (rule 4).
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long open streams may take to end then.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// `discoveryProperties` of a Configuration, with the values from Secrets and ConfigMaps that the Agent has read (rule 15).
@@ -133,7 +140,7 @@ pub trait DiscoveryHandler: Send + Sync + 'static {
     /// error is logged: one line that says what is wrong and what would be right, without secrets.
     fn request(&self, details: &str, properties: &Properties) -> anyhow::Result<Self::Request>;
 
-    /// Finds the devices that are there now. `last` is what came with the devices that were taken last, if there are any.
+    /// Finds the devices that are there now. It shares a thread with everything else, so it must not block. `last` is what came with the devices that were taken last, if there are any.
     /// Dropping the future gives up; that happens after [`Request::timeout`].
     ///
     /// # Errors
@@ -167,8 +174,8 @@ pub enum Discovered<R> {
     Devices(Devices, R),
 }
 
-/// Serves `handler`, registers it and polls until `shutdown` is ready. Then streams end, pollers stop and the own socket is
-/// removed, within a few seconds whatever the Agent and the handler do. Dropping the future does the same, unwaited for.
+/// Serves `handler`, registers it and polls until `shutdown` is ready. Then the own socket is removed, and 2 s later streams
+/// and pollers end, within 5 s in all whatever the Agent and the handler do. Dropping the future ends all at once.
 ///
 /// The directory and the Agent may come, go and be replaced at any time.
 ///
@@ -192,15 +199,14 @@ pub async fn run<H: DiscoveryHandler>(
     let _stop_when_dropped = stop.clone().drop_guard();
     let pollers = Pollers::new(handler, settings.shared, stop.clone());
     let service = Discover::new(pollers, stop.clone());
-    let streams = service.streams();
+    let mut streams = service.streams();
     let connections = Arc::new(Connections::new(service, LIMITS, stop.clone()));
 
     let outcome = async {
         let own = Own::bind(&settings, connections.clone()).await?;
-        let reach = own.reach().clone();
-        info!("serving at {}", reach.endpoint);
-        let registration = Registration::new(&settings, reach);
-        let registered = keep_registered(registration, own.place(), streams);
+        info!("serving at {}", own.place().borrow().reach.endpoint);
+        let registration = Registration::new(&settings);
+        let registered = keep_registered(registration, own.place(), streams.clone());
         tokio::select! {
             () = own.keep() => Ok(()),
             registered = registered => registered,
@@ -208,7 +214,11 @@ pub async fn run<H: DiscoveryHandler>(
     };
     let outcome = tokio::select! {
         outcome = outcome => outcome,
-        () = shutdown => Ok(()),
+        () = shutdown => {
+            // The other side is held by the service.
+            let _ = timeout(GRACE, streams.wait_for(|streams| streams.open == 0)).await;
+            Ok(())
+        }
     };
     stop.cancel();
     connections.end(DRAIN).await;

@@ -1,6 +1,11 @@
-//! Where this handler is served: its own socket, which is bound again when its file is lost, or TCP on `POD_IP`.
+//! Where this handler is served: an own socket, which is bound again when its file is lost, or TCP on `POD_IP`.
+//!
+//! The own socket is `<name>.sock`, or where another live process serves that, the first free one of a few fixed names. So a
+//! handler takes over from the one before it while both live, and nothing is lost (rule 4). The names are used again and again,
+//! since the Agent keeps each one that it was told until a new request fails on it (rule 24).
 
 use std::{
+    fs::File,
     io,
     net::SocketAddr,
     os::unix::fs::FileTypeExt,
@@ -40,24 +45,39 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How long this handler may take to answer itself, on a busy machine with little CPU (rule 17).
 const PROOF: Duration = Duration::from_secs(20);
 
+/// How long to wait for another process that looks for a free name.
+const TURN: Duration = Duration::from_secs(5);
+
 /// Where the handler is served, as long as the value lives. Dropping it removes the own socket, if it is still ours.
 pub(crate) struct Own<H: DiscoveryHandler> {
     connections: Arc<Connections<Discover<H>>>,
-    reach: Reach,
+    /// What the own socket may be called; empty on TCP.
+    names: Vec<PathBuf>,
     place: watch::Sender<Place>,
     _accepting: AbortOnDropHandle<()>,
 }
 
-/// What the Agent dials.
-#[derive(Clone)]
+/// Where the Agent finds us.
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// The own socket and its file; `None` on TCP.
+    /// What it dials.
+    pub reach: Reach,
+    /// The own socket's file; `None` on TCP.
     socket: Option<(PathBuf, Option<FileId>)>,
     /// How often it was bound.
     pub times: u64,
 }
 
 impl Place {
+    fn socket(path: PathBuf, times: u64) -> Self {
+        let file = FileId::of(&path);
+        Self {
+            reach: Reach::socket(&path),
+            socket: Some((path, file)),
+            times,
+        }
+    }
+
     /// Whether the Agent finds us there. Somebody may have removed the own socket, or its whole directory.
     pub fn is_there(&self) -> bool {
         match &self.socket {
@@ -71,49 +91,45 @@ impl Place {
 }
 
 impl<H: DiscoveryHandler> Own<H> {
-    /// Serves `POD_IP` where it is set, and else the own socket. A socket that a dead process left there is replaced.
+    /// Serves `POD_IP` where it is set, and else an own socket. A socket that a dead process left there is replaced.
     ///
     /// # Errors
-    /// When another live process serves the own socket, when what is there is no socket, when the directory cannot be
+    /// When live processes serve all names of the own socket, when what is there is no socket, when the directory cannot be
     /// written, and when the address cannot be bound.
     pub async fn bind(
         settings: &Settings,
         connections: Arc<Connections<Discover<H>>>,
     ) -> anyhow::Result<Self> {
-        let (reach, socket, accepting) = match settings.pod_ip.0 {
+        let accepting = connections.clone();
+        let (names, place, accepting) = match settings.pod_ip.0 {
             Some(ip) => {
                 let address = SocketAddr::new(ip, settings.network_port);
                 let context = || format!("binding POD_IP as {address}");
                 let listener = TcpListener::bind(address).await.with_context(context)?;
-                let reach = Reach::network(listener.local_addr().with_context(context)?);
-                let connections = connections.clone();
-                let accept = async move { connections.accept_from(Tcp(listener)).await };
-                (reach, None, tokio::spawn(accept))
+                let place = Place {
+                    reach: Reach::network(listener.local_addr().with_context(context)?),
+                    socket: None,
+                    times: 1,
+                };
+                let accept = async move { accepting.accept_from(Tcp(listener)).await };
+                (Vec::new(), place, tokio::spawn(accept))
             }
             None => {
-                let path = settings.own_socket();
-                let listener = bind_socket(&path).await?;
-                let file = FileId::of(&path);
-                let reach = Reach::socket(&path);
-                let connections = connections.clone();
-                let accept = async move { connections.accept_from(listener).await };
-                (reach, Some((path, file)), tokio::spawn(accept))
+                let names = settings.own_sockets();
+                let (path, listener) = bind_first(&names).await?;
+                let accept = async move { accepting.accept_from(listener).await };
+                (names, Place::socket(path, 1), tokio::spawn(accept))
             }
         };
         Ok(Self {
             connections,
-            reach,
-            place: watch::Sender::new(Place { socket, times: 1 }),
+            names,
+            place: watch::Sender::new(place),
             _accepting: AbortOnDropHandle::new(accepting),
         })
     }
 
-    /// How the Agent reaches this handler.
-    pub fn reach(&self) -> &Reach {
-        &self.reach
-    }
-
-    /// Follows the own socket.
+    /// Follows where the Agent finds us.
     pub fn place(&self) -> watch::Receiver<Place> {
         self.place.subscribe()
     }
@@ -121,10 +137,10 @@ impl<H: DiscoveryHandler> Own<H> {
     /// Binds the own socket again whenever its file is lost. While that fails, open streams live on, and the cause is
     /// logged. Runs until it is dropped, and removes the own socket then.
     pub async fn keep(mut self) {
-        let Some((path, _)) = self.place.borrow().socket.clone() else {
+        if self.names.is_empty() {
             return std::future::pending().await;
-        };
-        let mut outage = Outage::new(module_path!(), format!("own socket {}", path.display()));
+        }
+        let mut outage = Outage::new(module_path!(), "the lost own socket");
         let mut lines = LineBudget::default();
         loop {
             look_again().await;
@@ -132,8 +148,8 @@ impl<H: DiscoveryHandler> Own<H> {
                 outage.succeeded();
                 continue;
             }
-            match bind_socket(&path).await {
-                Ok(listener) => {
+            match bind_first(&self.names).await {
+                Ok((path, listener)) => {
                     outage.succeeded();
                     if let Some(left_out) = lines.take() {
                         let path = path.display();
@@ -142,11 +158,8 @@ impl<H: DiscoveryHandler> Own<H> {
                     let connections = self.connections.clone();
                     let accept = async move { connections.accept_from(listener).await };
                     self._accepting = AbortOnDropHandle::new(tokio::spawn(accept));
-                    let file = FileId::of(&path);
-                    self.place.send_modify(|place| {
-                        place.socket = Some((path.clone(), file));
-                        place.times += 1;
-                    });
+                    let times = self.place.borrow().times + 1;
+                    self.place.send_replace(Place::socket(path, times));
                 }
                 Err(error) => {
                     outage.failed(format!("{error:#}"), "the Agent cannot open new streams");
@@ -168,32 +181,66 @@ impl<H: DiscoveryHandler> Drop for Own<H> {
     }
 }
 
-async fn bind_socket(path: &Path) -> anyhow::Result<UnixListener> {
-    let shown = path.display();
-    if let Ok(metadata) = std::fs::symlink_metadata(path) {
-        if !metadata.file_type().is_socket() {
-            bail!(
-                "{shown} is no socket and is not replaced: remove it, or choose another DISCOVERY_HANDLER_NAME"
-            );
-        }
-        match timeout(ANSWER, UnixStream::connect(path)).await {
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(error).with_context(|| format!("checking who serves {shown}"));
-            }
-            _ => bail!(
-                "another live process serves {shown}: stop it, or choose another DISCOVERY_HANDLER_NAME"
-            ),
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing the stale {shown}"));
-            }
-            _ => {}
+/// Binds the first of these that no live process serves.
+async fn bind_first(names: &[PathBuf]) -> anyhow::Result<(PathBuf, UnixListener)> {
+    let directory = names.first().and_then(|path| path.parent());
+    let _turn = my_turn(directory.unwrap_or(Path::new("/"))).await;
+    for path in names {
+        let context = || format!("binding {}", path.display());
+        if is_free(path).await.with_context(context)? {
+            let listener = UnixListener::bind(path).with_context(context)?;
+            return Ok((path.clone(), listener));
         }
     }
-    UnixListener::bind(path).with_context(|| format!("binding {shown}"))
+    let names: Vec<String> = names
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    bail!(
+        "other live processes serve {}: stop them, or choose another DISCOVERY_HANDLER_NAME",
+        names.join(", ")
+    )
+}
+
+/// Of processes that look for a free name at the same time, one does so after the other: the directory is locked until the
+/// value is dropped. One that holds it for long is ignored.
+async fn my_turn(directory: &Path) -> Option<File> {
+    let directory = File::open(directory).ok()?;
+    let locked = timeout(TURN, async {
+        while directory.try_lock().is_err() {
+            look_again().await;
+        }
+    });
+    // Without the lock two processes may take the same name; the one that loses its socket so takes another one.
+    let _ = locked.await;
+    Some(directory)
+}
+
+/// Whether nobody serves `path`. What a dead process left there is removed.
+async fn is_free(path: &Path) -> anyhow::Result<bool> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(true);
+    };
+    if !metadata.file_type().is_socket() {
+        bail!(
+            "it is no socket and is not replaced: remove it, or choose another DISCOVERY_HANDLER_NAME"
+        );
+    }
+    match timeout(ANSWER, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(error).context("checking who serves it");
+        }
+        // Somebody accepts, or is too busy to.
+        _ => return Ok(false),
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context("removing what a dead process left")
+        }
+        _ => Ok(true),
+    }
 }
 
 /// How the Agent reaches this handler.

@@ -10,7 +10,7 @@ use std::{
 use akri_daemon::{LineBudget, Outage};
 use anyhow::anyhow;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use log::{Level, error, log};
+use log::{Level, log};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
@@ -86,19 +86,34 @@ impl<H: DiscoveryHandler> Pollers<H> {
 
     /// A handler that panics is a bug, and no reason to leave its streams without a poller.
     async fn keep_running(self: Arc<Self>, request: H::Request, lists: watch::Sender<List>) {
+        let mut outage = Outage::new(module_path!(), request.to_string());
         while let Err(bug) = tokio::spawn(self.clone().run(request.clone(), lists.clone())).await {
-            error!("{request}: the poller failed and is started again: {bug}");
-            sleep(request.interval()).await;
+            outage.failed(bug, "this is a bug; the poller is started again");
+            sleep(request.interval().max(FIRST_RETRY)).await;
         }
     }
 
     async fn run(self: Arc<Self>, request: H::Request, lists: watch::Sender<List>) {
         let (interval, timeout) = (request.interval(), request.timeout());
-        self.log.say(
+        let told = self.log.say(
             Level::Info,
             format_args!("{request}: polling every {interval:?}, each poll within {timeout:?}"),
         );
-        let mut poller = Poller::new(&self.handler, self.shared, &request);
+        // Of many requests that come and go, those that are not told of shall not fill the log by what they bring.
+        let budget = || match told {
+            true => LineBudget::default(),
+            false => LineBudget::spent(),
+        };
+        let outage = Outage::with_budget(module_path!(), request.to_string(), budget());
+        let mut poller = Poller {
+            handler: &self.handler,
+            shared: self.shared,
+            request: &request,
+            last: None,
+            outage,
+            lines: budget(),
+            collisions: Vec::new(),
+        };
         let mut polling = pin!(poller.poll(&lists));
         loop {
             tokio::select! {
@@ -167,19 +182,7 @@ struct Poller<'a, H: DiscoveryHandler> {
     collisions: Vec<Collision>,
 }
 
-impl<'a, H: DiscoveryHandler> Poller<'a, H> {
-    fn new(handler: &'a H, shared: bool, request: &'a H::Request) -> Self {
-        Self {
-            handler,
-            shared,
-            request,
-            last: None,
-            outage: Outage::new(module_path!(), request.to_string()),
-            lines: LineBudget::default(),
-            collisions: Vec::new(),
-        }
-    }
-
+impl<H: DiscoveryHandler> Poller<'_, H> {
     /// Polls until dropped; each list that differs from the one before goes to `lists`.
     async fn poll(&mut self, lists: &watch::Sender<List>) {
         let mut schedule = Schedule::new(self.request.interval());

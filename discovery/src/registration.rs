@@ -32,36 +32,40 @@ const MAX_RETRY: Duration = Duration::from_secs(5);
 /// For one registration as a whole.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// An Agent that kept us this long starts with short delays again.
-const SETTLED: Duration = Duration::from_secs(30);
+/// An Agent that opens no stream is told again after the first of these, then after twice that and so on up to the second: it may
+/// have been busy with another request when we registered, or have dropped us when it could not reach us for a moment (rule
+/// 24). Without a stream that costs it nothing (rule 5).
+const RENEW: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5 * 60));
+
+/// After this long without a try the delays start anew.
+const SETTLED: Duration = Duration::from_secs(9);
 
 /// What to register, and where.
 pub(crate) struct Registration {
     agent_socket: PathBuf,
     name: String,
     shared: bool,
-    reach: Reach,
 }
 
 impl Registration {
-    pub fn new(settings: &Settings, reach: Reach) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         Self {
             agent_socket: settings.agent_socket(),
             name: settings.discovery_handler_name.clone(),
             shared: settings.shared,
-            reach,
         }
     }
 
-    /// Registers once.
-    async fn register(&self) -> anyhow::Result<()> {
+    /// Registers once; `reached` is called as soon as there is an Agent that can hear it.
+    async fn register(&self, reach: &Reach, reached: impl FnOnce()) -> anyhow::Result<()> {
         let target = format!("unix:{}", self.agent_socket.display());
         let channel = Endpoint::from_shared(target)?.connect().await;
         let channel = channel.map_err(|error| anyhow!("cannot connect: {}", innermost(&error)))?;
+        reached();
         let request = RegisterDiscoveryHandlerRequest {
             name: self.name.clone(),
-            endpoint: self.reach.endpoint.clone(),
-            endpoint_type: self.reach.endpoint_type.into(),
+            endpoint: reach.endpoint.clone(),
+            endpoint_type: reach.endpoint_type.into(),
             shared: self.shared,
         };
         let registered = RegistrationClient::new(channel)
@@ -79,8 +83,9 @@ impl Registration {
     }
 
     /// Registers once, and gives up early when the Agent's socket becomes another one.
-    async fn attempt(&self, socket: FileId) -> Result<(), String> {
-        let mut registering = pin!(timeout(ANSWER, self.register()));
+    async fn attempt(&self, reach: &Reach, seen: Seen, known: &mut Known) -> Result<(), String> {
+        let registering = self.register(reach, || known.asked(seen));
+        let mut registering = pin!(timeout(ANSWER, registering));
         loop {
             tokio::select! {
                 outcome = &mut registering => return match outcome {
@@ -88,7 +93,7 @@ impl Registration {
                     Err(_) => Err(format!("no answer within {ANSWER:?}")),
                 },
                 () = look_again() => {
-                    if FileId::of(&self.agent_socket) != Some(socket) {
+                    if FileId::of(&self.agent_socket) != Some(seen.socket) {
                         return Err("the Agent's socket was replaced meanwhile".into());
                     }
                 }
@@ -96,9 +101,9 @@ impl Registration {
         }
     }
 
-    fn log(&self) {
+    fn log(&self, reach: &Reach) {
         let agent = self.agent_socket.display();
-        let (name, endpoint, shared) = (&self.name, &self.reach.endpoint, self.shared);
+        let (name, endpoint, shared) = (&self.name, &reach.endpoint, self.shared);
         info!("registered with {agent} as {name} at {endpoint}, shared: {shared}");
     }
 }
@@ -115,29 +120,37 @@ pub(crate) async fn keep_registered(
     place: watch::Receiver<Place>,
     mut streams: watch::Receiver<Streams>,
 ) -> anyhow::Result<()> {
-    registration.reach.prove().await?;
+    prove(&place).await?;
     let shown = registration.agent_socket.display();
     let mut outage = Outage::new(module_path!(), format!("registering with {shown}"));
     let mut known = Known::default();
     let mut tries = Tries::new();
-    let mut waiting = false;
+    let (mut waiting, mut renew) = (false, RENEW.0);
     loop {
         let now = *streams.borrow_and_update();
+        if now.open > 0 {
+            renew = RENEW.0;
+        }
         let socket = FileId::of(&registration.agent_socket);
         if socket.is_none() && !waiting {
             info!("waiting for the Agent's socket {shown}");
         }
         waiting = socket.is_none();
-        let due = seen(socket, now, &place).filter(|seen| known.needs_us(*seen));
+        let silent = now.open == 0 && tries.last.is_some_and(|last| last.elapsed() > renew);
+        let due = seen(socket, now, &place).filter(|seen| known.needs_us(*seen) || silent);
         if let Some(seen) = due
             && tries.is_due(known.try_with(seen))
         {
             tries.begin();
-            match registration.attempt(seen.socket).await {
+            if silent {
+                renew = (renew * 2).min(RENEW.1);
+            }
+            let reach = place.borrow().reach.clone();
+            match registration.attempt(&reach, seen, &mut known).await {
                 Ok(()) => {
                     outage.succeeded();
                     known.registered(seen);
-                    registration.log();
+                    registration.log(&reach);
                 }
                 Err(cause) => outage.failed(cause, "trying again, at most 5 s apart"),
             }
@@ -149,6 +162,19 @@ pub(crate) async fn keep_registered(
             _ = streams.changed() => {}
             () = sleep_until(tries.next), if due.is_some() => {}
         }
+    }
+}
+
+/// Proves that we answer where the Agent will find us; again where that has changed in the meantime.
+async fn prove(place: &watch::Receiver<Place>) -> anyhow::Result<()> {
+    loop {
+        let Place { reach, times, .. } = place.borrow().clone();
+        let proof = reach.prove().await;
+        let lost = || !place.borrow().is_there() || place.borrow().times != times;
+        if proof.is_ok() || !lost() {
+            return proof;
+        }
+        look_again().await;
     }
 }
 
@@ -179,7 +205,7 @@ impl Tries {
         }
     }
 
-    /// Whether it is time; at once with a new Agent, and with one that kept us for long.
+    /// Whether it is time; at once with a new Agent, and after a long time without a try.
     fn is_due(&mut self, is_new: bool) -> bool {
         if is_new || self.last.is_none_or(|last| last.elapsed() > SETTLED) {
             self.delays = delays();

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use akri_daemon::Limits;
+use akri_daemon::{Limits, one_line};
 use akri_http_proto::v0::{DiscoverRequest, discovery_handler_server::SERVICE_NAME};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Request, Response, header::CONTENT_TYPE};
@@ -36,8 +36,9 @@ const MAX_STREAMS: usize = 64;
 
 /// What peers may hold. An Agent opens one connection for each stream. One that vanished without a word is noticed within
 /// the sum of the two times: long enough for one that only stalls, since giving it up withdraws its devices (rule 1).
+/// However streams and arriving requests are spread over connections, one without either is among them and can make room.
 pub(crate) const LIMITS: Limits = Limits {
-    connections: MAX_STREAMS + 16,
+    connections: MAX_STREAMS + MAX_ARRIVING + 16,
     calls_per_connection: MAX_STREAMS as u32,
     keep_alive: Duration::from_secs(20),
     keep_alive_answer: Duration::from_secs(40),
@@ -137,7 +138,7 @@ impl<H: DiscoveryHandler> Inner<H> {
         }
         .await
         .inspect_err(|status| {
-            let why = status.message();
+            let why = one_line(status.message());
             self.log()
                 .say(Level::Warn, format_args!("Discover refused: {why}"));
         })?;
@@ -212,7 +213,7 @@ impl Arriving {
         let message = tokio::select! {
             message = timeout(ARRIVAL, self.message(body)) => message,
             () = place.given_up.cancelled() => {
-                return Err(Status::resource_exhausted("newer requests took the place of this one"));
+                return Err(Status::resource_exhausted("dropped in favor of newer requests"));
             }
         };
         let message = message.map_err(|_| {

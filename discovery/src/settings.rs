@@ -16,6 +16,10 @@ pub const NETWORK_PORT: u16 = 10_000;
 /// The Agent's socket in `DISCOVERY_HANDLERS_DIRECTORY`.
 const AGENT_SOCKET: &str = "agent-registration.sock";
 
+/// How many handlers of one name may live on a node at once: two of an update, twice that with a standby each, and some that
+/// are slow to end.
+const OWN_SOCKETS: u32 = 8;
+
 /// What a Unix socket's path may have at most, in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -28,7 +32,7 @@ const TIMEOUTS: RangeInclusive<Duration> =
 /// flattened into a handler's own settings, which give `discovery_handler_name` its default.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Directory of the Agent's socket agent-registration.sock, and of this handler's own socket NAME.sock
+    /// Directory of the Agent's socket agent-registration.sock, and of this handler's own socket NAME.sock, NAME-2.sock and so on
     #[arg(long, env, default_value = "/var/lib/akri", value_parser = directory)]
     pub discovery_handlers_directory: PathBuf,
 
@@ -91,10 +95,14 @@ impl Settings {
         parse_duration(text, &TIMEOUTS)
     }
 
-    /// Where this handler is served without `POD_IP`.
-    pub fn own_socket(&self) -> PathBuf {
-        let name = format!("{}.sock", self.discovery_handler_name);
-        self.discovery_handlers_directory.join(name)
+    /// Where this handler is served without `POD_IP`: the first of these that no other live process serves.
+    pub fn own_sockets(&self) -> Vec<PathBuf> {
+        let name = &self.discovery_handler_name;
+        let others = (2..=OWN_SOCKETS).map(|n| format!("{name}-{n}.sock"));
+        std::iter::once(format!("{name}.sock"))
+            .chain(others)
+            .map(|file| self.discovery_handlers_directory.join(file))
+            .collect()
     }
 
     /// Where the Agent serves Registration.
@@ -104,7 +112,7 @@ impl Settings {
 
     /// What needs more than one value to be checked.
     pub(crate) fn check(&self) -> Result<(), BadSetting> {
-        for path in [self.own_socket(), self.agent_socket()] {
+        for path in self.own_sockets().into_iter().chain([self.agent_socket()]) {
             let bytes = path.as_os_str().len();
             if bytes > MAX_SOCKET_PATH {
                 return Err(BadSetting(format!(

@@ -1,6 +1,10 @@
-//! What goes into a Discover stream: each list that differs from the one before, until the Agent or our own end ends it.
+//! What goes into a Discover stream: each list that differs from the one before, and the first one twice more, until the
+//! Agent or our own end ends it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use akri_daemon::LineBudget;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -8,7 +12,10 @@ use futures_util::{Stream, stream::unfold};
 use http::HeaderMap;
 use http_body::Frame;
 use log::{Level, log};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -19,6 +26,10 @@ use crate::{
 
 /// How many lines about requests and streams may come at once; a further one may come every 10 s.
 const LINES: u32 = 64;
+
+/// How long after the first list of a stream the list is said again. The applies of the first one may have met Instances that
+/// were being deleted, and are lost with them, up to 10 s later (rule 19).
+const SAID_AGAIN: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(60)];
 
 /// What Discover streams there are and were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +42,7 @@ pub(crate) struct Streams {
     pub ended: u64,
 }
 
-/// What peers make us say, which on TCP may be anybody.
+/// Log lines that a peer can trigger. Over TCP that is anyone.
 #[derive(Clone)]
 pub(crate) struct PeerLog(Arc<Mutex<LineBudget>>);
 
@@ -40,15 +51,17 @@ impl PeerLog {
         Self(Arc::new(Mutex::new(LineBudget::new(LINES))))
     }
 
-    pub fn say(&self, level: Level, line: std::fmt::Arguments<'_>) {
+    /// Logs a line, unless there were too many. Says whether it did.
+    pub fn say(&self, level: Level, line: std::fmt::Arguments<'_>) -> bool {
         let left_out = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(left_out) = left_out {
+        if let Some(left_out) = &left_out {
             log!(level, "{line}{left_out}");
         }
+        left_out.is_some()
     }
 }
 
-/// Counts a stream as open until it is dropped, by whomever.
+/// Counts a stream as open until it is dropped.
 pub(crate) struct OpenStream {
     request: String,
     streams: watch::Sender<Streams>,
@@ -111,6 +124,7 @@ pub(crate) fn messages(
         stop,
         list: None,
         part: 0,
+        said_again: Vec::new(),
         _open: open,
     };
     unfold(Some(sending), async |sending| {
@@ -128,6 +142,8 @@ struct Sending {
     /// The list that is or was on its way, and the part of it that goes next.
     list: Option<Arc<DeviceList>>,
     part: usize,
+    /// When it is said again, the next time last.
+    said_again: Vec<Instant>,
     _open: OpenStream,
 }
 
@@ -138,14 +154,31 @@ impl Sending {
             self.part += 1;
             return Some(part);
         }
+        let again = self.said_again.last().copied();
         let list = tokio::select! {
+            // What is newer need not be preceded by what was sent.
+            biased;
             () = self.stop.cancelled() => return None,
             list = newer(&mut self.lists, self.list.as_deref()) => list,
+            Some(list) = said(&self.list, again) => {
+                self.said_again.pop();
+                list
+            }
         };
+        if self.list.is_none() {
+            let now = Instant::now();
+            self.said_again = SAID_AGAIN.iter().rev().map(|after| now + *after).collect();
+        }
         let begin = begin(&list);
         (self.list, self.part) = (Some(list), 0);
         Some(begin)
     }
+}
+
+/// The list that was sent, once it is time to say it again; `None` where it never is.
+async fn said(sent: &List, again: Option<Instant>) -> List {
+    sleep_until(again?).await;
+    sent.clone()
 }
 
 /// The newest list, once it differs from `sent`: a slow reader gets no queue, and the Agent no needless message (rule 9).

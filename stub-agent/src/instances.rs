@@ -7,6 +7,7 @@ use akri_daemon::one_line;
 use akri_http_proto::v0::Device;
 use blake2::digest::consts::U3;
 use blake2::{Blake2b, Digest};
+use tokio::time::Instant;
 
 use crate::state::State;
 
@@ -90,12 +91,16 @@ pub(crate) struct Changes {
 }
 
 impl State {
-    /// Makes `found` the Instances of `configuration`. A missing one is deleted at once (rule 2).
+    /// Makes `found` the Instances of `configuration`. A missing one is deleted at once (rule 2), but the Agent's finalizer
+    /// keeps its object for a while, and what is applied to that object is lost (rule 19).
     pub(crate) fn reconcile(
         &mut self,
         configuration: &str,
         mut found: BTreeMap<String, Instance>,
     ) -> Changes {
+        let now = Instant::now();
+        self.marked.retain(|_, until| *until > now);
+        found.retain(|name, _| !self.marked.contains_key(name));
         let mut changes = Changes::default();
         self.instances.retain(|name, known| {
             if known.configuration != configuration {
@@ -111,6 +116,8 @@ impl State {
             }
             true
         });
+        let marked = (changes.deleted.iter()).map(|gone| (gone.name.clone(), now + self.finalizer));
+        self.marked.extend(marked);
         self.created += found.len() as u64;
         self.deleted += changes.deleted.len() as u64;
         self.instances

@@ -88,7 +88,11 @@ impl StubAgent {
     /// Kubernetes would refuse it.
     pub async fn start(config: Config) -> Result<Self> {
         let socket = Socket::bind(&config.directory).await?;
-        let (state, _) = watch::channel(State::default());
+        let (state, _) = watch::channel(State {
+            instances: config.instances,
+            finalizer: config.finalizer,
+            ..State::default()
+        });
         let registry = Arc::new(Registry::new(state.clone()));
         let stop = CancellationToken::new();
         let serve = socket.serve(Arc::clone(&registry), stop.clone());

@@ -1,12 +1,15 @@
 //! The stub Agent's flags and environment variables, and the Configurations among them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use akri_daemon::BadSetting;
 use anyhow::{Context, Error, Result, ensure};
 use clap::Parser;
+
+use crate::instances::Instance;
 
 /// The binary's flags and environment variables. The library takes a [`Config`].
 #[derive(Parser)]
@@ -76,9 +79,9 @@ impl TryFrom<Settings> for Config {
             configurations: (settings.configuration.into_iter().enumerate())
                 .map(configuration)
                 .collect::<Result<_, _>>()?,
-            directory: settings.discovery_handlers_directory,
             node_name: settings.node_name,
             broker: settings.broker,
+            ..Self::in_directory(settings.discovery_handlers_directory)
         })
     }
 }
@@ -96,6 +99,24 @@ pub struct Config {
     pub configurations: Vec<Configuration>,
     /// Command line for `sh -c`, run for each Instance. With `None` no broker runs.
     pub broker: Option<String>,
+    /// The Instances that an Agent before this one left in the cluster, by name. Their brokers run, but not as children of this Agent.
+    pub instances: BTreeMap<String, Instance>,
+    /// How long a deleted Instance's object stays. What is applied to it meanwhile is lost (rule 19).
+    pub finalizer: Duration,
+}
+
+impl Config {
+    /// An Agent in this directory without Configurations, brokers and Instances; a deleted Instance's object stays for 1.4 s.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            node_name: "localhost".to_owned(),
+            configurations: Vec::new(),
+            broker: None,
+            instances: BTreeMap::new(),
+            finalizer: Duration::from_millis(1_400),
+        }
+    }
 }
 
 /// What discovery needs of an Akri Configuration. It cannot be changed, only deleted and added again (rule 15).

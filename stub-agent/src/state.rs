@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::instances::Instance;
@@ -35,6 +36,10 @@ pub struct State {
     pub created: u64,
     /// Instances deleted so far. At 0 no broker was ever stopped.
     pub deleted: u64,
+    /// Deleted Instances whose object the finalizer still keeps, until when (rule 19).
+    pub(crate) marked: BTreeMap<String, Instant>,
+    /// How long it keeps one.
+    pub(crate) finalizer: Duration,
 }
 
 /// A registration as it arrived.

@@ -1,9 +1,11 @@
-//! Ends a call that its service does not end: at the call's deadline, and a stream also when the broker stops.
+//! Ends a call that its service does not end: at the call's deadline, and a stream also when the broker stops. Bounds the
+//! streams of health and reflection, which their services do not.
 
 use std::{
     convert::Infallible,
-    future::{Future, pending},
+    future::{Future, pending, ready},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -11,31 +13,50 @@ use std::{
 use futures_util::stream::unfold;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
     body::Body,
     codegen::{
-        Service,
+        Bytes, Service,
         http::{HeaderMap, Request, Response},
     },
 };
 
+use super::untaken::Kept;
+
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// The largest piece of a message that is handed on, in bytes. The rest waits here as long as the caller does not read.
+const PIECE: usize = 16 * 1024;
+
 /// How long any call may take until its answer begins, whatever its own deadline.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// How many streams of health and reflection may be open at once.
+pub(super) const STREAMS: usize = 64;
 
 /// Wraps all services of the broker.
 #[derive(Clone)]
 pub(super) struct Deadlines<S> {
     services: S,
     stop: CancellationToken,
+    streams: Arc<Semaphore>,
 }
 
 impl<S> Deadlines<S> {
     /// Once `stop` is cancelled, streams end with UNAVAILABLE. Other calls may still be answered.
     pub(super) fn new(services: S, stop: CancellationToken) -> Self {
-        Self { services, stop }
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        Self {
+            services,
+            stop,
+            streams,
+        }
     }
 }
 
@@ -52,15 +73,27 @@ where
         self.services.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        let stream = path.starts_with("/grpc.reflection.") || path == HEALTH_WATCH;
+        let permit = stream.then(|| self.streams.clone().try_acquire_owned());
+        let Ok(permit) = permit.transpose() else {
+            let full = Status::resource_exhausted("too many streams are open; try again later");
+            return Box::pin(ready(Ok(full.into_http())));
+        };
         let now = Instant::now();
         let deadline = timeout(request.headers()).and_then(|left| now.checked_add(left));
         let answer_by = deadline.map_or(now + ANSWER, |deadline| deadline.min(now + ANSWER));
+        let kept = Kept::default();
+        request.extensions_mut().insert(kept.clone());
         let answer = self.services.call(request);
         let stop = self.stop.clone();
         Box::pin(async move {
             match timeout_at(answer_by, answer).await {
-                Ok(Ok(answer)) => Ok(answer.map(|body| ended_by(body, end(deadline, stop)))),
+                Ok(Ok(answer)) => {
+                    let held = (kept, permit);
+                    Ok(answer.map(|body| ended_by(body, end(deadline, stop), held)))
+                }
                 Ok(Err(never)) => match never {},
                 Err(_) => Ok(exceeded().into_http()),
             }
@@ -85,19 +118,38 @@ async fn end(deadline: Option<Instant>, stop: CancellationToken) -> Status {
     }
 }
 
-/// `body`, or what is there of it when `end` is ready, and then the status that `end` gives.
-fn ended_by(body: Body, end: impl Future<Output = Status> + Send + 'static) -> Body {
+/// `body`, or what is there of it when `end` is ready, and then the status that `end` gives. It holds `held` to its end.
+fn ended_by<T: Send + 'static>(
+    body: Body,
+    end: impl Future<Output = Status> + Send + 'static,
+    held: T,
+) -> Body {
     // An answer that is only a status has no body, and must not get one.
     if body.is_end_stream() {
         return body;
     }
-    let open = Some((body, Box::pin(end)));
+    let open = Some((body, Box::pin(end), held, Bytes::new()));
     let frames = unfold(open, |open| async {
-        let (mut body, mut end) = open?;
+        let (mut body, mut end, held, mut rest) = open?;
+        if !rest.is_empty() {
+            let piece = next_piece(&mut rest);
+            return Some((Ok(piece), Some((body, end, held, rest))));
+        }
         tokio::select! {
             // A message that is ready is sent before the end.
             biased;
-            frame = body.frame() => frame.map(|frame| (frame, Some((body, end)))),
+            frame = body.frame() => {
+                let frame = match frame?.map(Frame::into_data) {
+                    Ok(Ok(data)) if data.len() > PIECE => {
+                        rest = data;
+                        Ok(next_piece(&mut rest))
+                    }
+                    Ok(Ok(data)) => Ok(Frame::data(data)),
+                    Ok(Err(trailers)) => Ok(trailers),
+                    Err(error) => Err(error),
+                };
+                Some((frame, Some((body, end, held, rest))))
+            }
             status = &mut end => {
                 let mut trailers = HeaderMap::new();
                 // The messages above are valid in a header.
@@ -107,6 +159,12 @@ fn ended_by(body: Body, end: impl Future<Output = Status> + Send + 'static) -> B
         }
     });
     Body::new(StreamBody::new(frames))
+}
+
+/// The next piece of a large message. A copy, since a part of the message would keep all of it.
+fn next_piece(rest: &mut Bytes) -> Frame<Bytes> {
+    let part = rest.split_to(rest.len().min(PIECE));
+    Frame::data(Bytes::copy_from_slice(&part))
 }
 
 /// The time that the caller allows: `grpc-timeout` in gRPC over HTTP/2 is up to 8 digits and a unit.

@@ -14,6 +14,7 @@ mod sensor;
 mod server;
 mod service;
 mod settings;
+mod untaken;
 mod watch;
 
 pub use server::{CONNECTIONS, Config, run};

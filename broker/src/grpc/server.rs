@@ -18,11 +18,16 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::{deadline::Deadlines, device::devices, service::Service};
+use super::{
+    deadline::{Deadlines, STREAMS},
+    device::devices,
+    service::{CALLS, Service, WATCHES},
+};
 use crate::{interval::check_interval, read::Reader};
 
-/// How many connections may be open at once. One more takes the place of the oldest without a call.
-pub const CONNECTIONS: usize = 256;
+/// How many connections may be open at once. One more takes the place of the oldest without a call. There is always one such,
+/// however callers spread their calls over connections, so that a health probe gets through.
+pub const CONNECTIONS: usize = CALLS + WATCHES + STREAMS + 64;
 
 const LIMITS: Limits = Limits {
     connections: CONNECTIONS,

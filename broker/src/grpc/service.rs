@@ -1,8 +1,8 @@
 //! `http.DeviceService`: calls turned into reads, outcomes into answers.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
 
-use akri_daemon::one_line;
+use akri_daemon::{Close, one_line};
 use akri_http_proto::http::{
     self, ListDevicesRequest, ListDevicesResponse, ReadSensorRequest, ReadSensorResponse,
     WatchSensorRequest, WatchSensorResponse, device_service_server::DeviceService,
@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use super::{
     device::Device,
     sensor::{Failure, Outcome, Sensor},
+    untaken::{Kept, Untaken},
     watch::{Wanted, watch},
 };
 use crate::interval::INTERVALS;
@@ -35,6 +36,7 @@ pub(super) struct Service {
     min_interval: Duration,
     calls: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    untaken: Untaken,
 }
 
 impl Service {
@@ -45,6 +47,7 @@ impl Service {
             min_interval,
             calls: Arc::new(Semaphore::new(CALLS)),
             watches: Arc::new(Semaphore::new(WATCHES)),
+            untaken: Untaken::default(),
         }
     }
 
@@ -87,9 +90,11 @@ impl DeviceService for Service {
         request: Request<ReadSensorRequest>,
     ) -> Result<Response<ReadSensorResponse>, Status> {
         let _permit = permit(&self.calls, "calls")?;
+        let (connection, kept): (Close, Kept) = (extension(&request), extension(&request));
         let request = request.into_inner();
         let (device, sensor) = self.sensor(&request.endpoint, &request.name)?;
         let outcome = sensor.read().await;
+        kept.keep(self.untaken.hold(size(&outcome), &connection)?);
         reading(&outcome, &device.name).map(Response::new)
     }
 
@@ -101,19 +106,26 @@ impl DeviceService for Service {
         request: Request<WatchSensorRequest>,
     ) -> Result<Response<Self::WatchSensorStream>, Status> {
         let permit = permit(&self.watches, "watches")?;
+        let connection: Close = extension(&request);
         let request = request.into_inner();
         let (device, sensor) = self.sensor(&request.endpoint, &request.name)?;
         let (name, wanted) = (device.name.clone(), self.wanted(&request)?);
-        let outcomes = watch(sensor, wanted).map(move |outcome| {
+        let untaken = self.untaken.clone();
+        // The next message is asked for while one is still on its way.
+        let mut held = [None, None];
+        let outcomes = watch(sensor, wanted).filter_map(move |outcome| {
             // The stream holds it to its end.
             let _permit = &permit;
-            let outcome = match &outcome.result {
-                Ok(_) => watch_sensor_response::Outcome::Reading(reading(&outcome, &name)?),
-                Err(cause) => watch_sensor_response::Outcome::Failure(failure(cause)),
-            };
-            Ok(WatchSensorResponse {
-                outcome: Some(outcome),
-            })
+            held.swap(0, 1);
+            let [_, newest] = &mut held;
+            *newest = None;
+            // Without room this reading is missed, as slow watchers miss some.
+            let room = untaken.hold(size(&outcome), &connection).ok();
+            let message = room.map(|room| {
+                *newest = Some(room);
+                message(&outcome, &name)
+            });
+            ready(message)
         });
         Ok(Response::new(Box::pin(outcomes)))
     }
@@ -144,6 +156,11 @@ fn permit(of: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, Statu
     of.clone().try_acquire_owned().map_err(full)
 }
 
+/// What those around us put into each request.
+fn extension<T, E: Clone + Default + Send + Sync + 'static>(request: &Request<T>) -> E {
+    request.extensions().get().cloned().unwrap_or_default()
+}
+
 fn invalid(field: &str, rule: &str) -> Status {
     Status::invalid_argument(format!("{field} {rule}"))
 }
@@ -160,6 +177,22 @@ fn reading(outcome: &Outcome, device: &str) -> Result<ReadSensorResponse, Status
         endpoint: device.to_owned(),
         number: reading.number(),
     })
+}
+
+fn message(outcome: &Outcome, device: &str) -> Result<WatchSensorResponse, Status> {
+    let outcome = match &outcome.result {
+        Ok(_) => watch_sensor_response::Outcome::Reading(reading(outcome, device)?),
+        Err(cause) => watch_sensor_response::Outcome::Failure(failure(cause)),
+    };
+    Ok(WatchSensorResponse {
+        outcome: Some(outcome),
+    })
+}
+
+/// Of the value, in bytes.
+fn size(outcome: &Outcome) -> usize {
+    let reading = outcome.result.as_ref();
+    reading.map_or(0, |reading| reading.value.len())
 }
 
 fn failure(failure: &Failure) -> http::Failure {

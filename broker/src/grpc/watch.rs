@@ -233,7 +233,7 @@ mod tests {
                 ..every(SECOND)
             },
         );
-        for message in ["the reply may be cut", "no complete reply: gone"] {
+        for message in ["the reply may be truncated", "no complete reply: gone"] {
             let outcome = stream.next().await.unwrap();
             let failure = outcome.result.as_ref().unwrap_err();
             assert!(failure.message.starts_with(message), "{failure:?}");

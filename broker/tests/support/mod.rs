@@ -183,6 +183,19 @@ impl Binary {
             .expect("the output ended")
     }
 
+    /// The most memory that it has had, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id().unwrap());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM"));
+        line.unwrap()
+            .split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
     pub async fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id().unwrap());
         assert!(

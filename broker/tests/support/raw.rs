@@ -84,6 +84,19 @@ pub fn empty_message(stream: u32) -> Frame {
     }
 }
 
+/// A message that names a device, field 2 of the requests, and ends the request.
+pub fn message_for(stream: u32, device: &str) -> Frame {
+    let length = u8::try_from(device.len()).unwrap();
+    let mut payload = vec![0, 0, 0, 0, length + 2, 0x12, length];
+    payload.extend(device.bytes());
+    Frame {
+        kind: DATA,
+        flags: END_STREAM,
+        stream,
+        payload,
+    }
+}
+
 /// The caller gives the call up.
 pub fn reset(stream: u32) -> Frame {
     Frame {

@@ -93,7 +93,7 @@ impl Handler {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.config.handler.own_socket()
+        self.config.handler.own_sockets().remove(0)
     }
 
     /// As SIGTERM does; the outcome of the run.

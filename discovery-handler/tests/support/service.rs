@@ -67,7 +67,7 @@ impl Service {
 
     /// Details that poll five times a second.
     pub fn details(&self) -> String {
-        format!("url: {}\ninterval: 200ms\ntimeout: 300ms", self.url())
+        format!("url: {}\ninterval: 200ms\ntimeout: 1m", self.url())
     }
 
     pub fn now(&self, reply: Reply) {

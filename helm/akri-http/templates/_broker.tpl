@@ -86,8 +86,7 @@ volumes: {{- toYaml . | nindent 2 }}
 {{- end -}}
 
 {{/*
-Health checks do not count as calls, so a broker that refuses calls because it is busy still answers them. It refuses the
-probe's connection only if all the connections that it accepts have open calls.
+Health checks do not count as calls, so a broker that refuses calls because it is busy still answers them.
 */}}
 {{- define "akri-http.grpcProbes" -}}
 startupProbe:

@@ -241,10 +241,10 @@ impl Fixture {
 
 pub fn config(directory: &Path, broker: Option<&str>) -> Config {
     Config {
-        directory: directory.to_owned(),
         node_name: "my_node".to_owned(),
-        configurations: Vec::new(),
         broker: broker.map(str::to_owned),
+        finalizer: Duration::ZERO,
+        ..Config::in_directory(directory)
     }
 }
 

@@ -245,12 +245,13 @@ async fn a_list_that_changes_in_every_poll_does_not_fill_the_log() {
 async fn an_own_socket_that_is_removed_again_and_again_does_not_fill_the_log() {
     let handler = Handler::start().await;
     let socket = handler.socket();
-    for _ in 0..40 {
+    for _ in 0..20 {
         std::fs::remove_file(&socket).unwrap();
         until(|| socket.exists()).await;
     }
     let lines = logged(&[socket.to_str().unwrap(), "was lost"]).len();
-    assert!((1..=20).contains(&lines), "{lines} lines");
+    // Ten at once, and one more in 10 s.
+    assert!((1..=17).contains(&lines), "{lines} lines");
 }
 
 #[tokio::test]

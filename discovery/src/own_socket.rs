@@ -21,7 +21,7 @@ use log::warn;
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::watch,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{
@@ -44,6 +44,9 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long this handler may take to answer itself, on a busy machine with little CPU (rule 17).
 const PROOF: Duration = Duration::from_secs(20);
+
+/// How often to look whether the own socket is still there.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// How long to wait for another process that looks for a free name.
 const TURN: Duration = Duration::from_secs(5);
@@ -143,7 +146,7 @@ impl<H: DiscoveryHandler> Own<H> {
         let mut outage = Outage::new(module_path!(), "the lost own socket");
         let mut lines = LineBudget::default();
         loop {
-            look_again().await;
+            sleep(LOOK).await;
             if self.place.borrow().is_there() {
                 outage.succeeded();
                 continue;

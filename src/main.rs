@@ -83,7 +83,7 @@ async fn run(grpc: bool, end: impl Future<Output = ()>) -> Result<()> {
         configurations: vec![Configuration {
             name: "akri-http".into(),
             discovery_handler: "http".into(),
-            discovery_details: format!("{{url: '{url}', interval: 2s}}"),
+            discovery_details: format!("{{url: '{url}', interval: 2s, grace: 0s}}"),
             discovery_properties: Default::default(),
         }],
         ..Config::in_directory(directory.path())

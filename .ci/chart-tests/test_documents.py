@@ -29,7 +29,6 @@ IN_WORDS = {
     "configurations.discoveryDetails",
     "configurations.discoveryProperties",
     "global",
-    "handler.updateStrategy.rollingUpdate.maxSurge",
     "imagePullSecrets",
 }
 

@@ -103,8 +103,8 @@ REFUSED = [
     ("a gRPC client that ends", client(args=["--once"]), "grpcClient.args: with --once the client ends, and the Deployment would restart it again and again"),
     ("a gRPC client with another endpoint", client(env=[{"name": "GRPC_ENDPOINT", "value": "a:1"}]), "grpcClient.env: the chart sets GRPC_ENDPOINT itself"),
     ("settings of a Job for a Pod", configuration(broker={"job": {"backoffLimit": 5}}), "broker.job: this broker is a Pod; set workload to Job"),
-    ("two Pods at one socket", handler(updateStrategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}), "maxSurge 1 needs handler.network.enabled=true"),
-    ("a surge beside what may be missing", handler(network={"enabled": True}, updateStrategy={"rollingUpdate": {"maxSurge": 1}}), "Kubernetes allows maxSurge 1 only with maxUnavailable 0, but maxUnavailable is 1"),
+    ("a grace period without a unit", handler(grace="60"), "handler.grace: \"60\" is not a time from 0s to 24h"),
+    ("a surge beside what may be missing", handler(updateStrategy={"rollingUpdate": {"maxUnavailable": 1}}), "Kubernetes allows maxSurge 1 only with maxUnavailable 0, but maxUnavailable is 1"),
 ]  # fmt: skip
 
 

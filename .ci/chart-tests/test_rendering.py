@@ -36,6 +36,7 @@ VALUE_SETS = {
             "hostPath": "/srv/akri",
             "pollInterval": "24h",
             "pollTimeout": "10m",
+            "grace": "0s",
             "maxBodyBytes": 1073741824,
             "logLevel": "akri_http_discovery_handler=debug,info",
             "resources": {"limits": {"memory": "64Mi"}},
@@ -234,6 +235,7 @@ def test_large_numbers_reach_the_handler_as_whole_numbers():
         "SHARED": "true",
         "POLL_INTERVAL": "10s",
         "POLL_TIMEOUT": "5s",
+        "GRACE": "1m",
         "MAX_BODY_BYTES": "4194304",
         "RUST_LOG": "info",
     }

@@ -138,6 +138,11 @@ impl Reply {
             .unwrap_or_default()
     }
 
+    /// The status, a 2xx.
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
     /// How many bytes the body will have, where the server says so.
     pub fn announced(&self) -> Option<u64> {
         self.response.content_length()

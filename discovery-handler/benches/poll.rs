@@ -185,7 +185,7 @@ fn process(devices: usize, streams: usize, pollers: usize, change: bool) {
     runtime.block_on(async {
         for stream in 0..streams {
             let request = stream % pollers;
-            let details = format!("url: http://127.0.0.1:{port}/?{request}\ninterval: 100ms");
+            let details = format!("url: http://127.0.0.1:{port}/?{request}\ninterval: 100ms\ngrace: 0s");
             let socket = directory.path().join("http.sock");
             tokio::spawn(agent(socket, details, messages.clone()));
         }

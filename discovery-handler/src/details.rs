@@ -7,7 +7,7 @@ use akri_discovery::{Request, Settings};
 use serde::Deserialize;
 
 const WANTED: &str = "expected a URL such as http://discovery:9999/discovery, \
-    or a YAML mapping of url, interval (default 10s) and timeout (default 5s)";
+    or a YAML mapping of url, interval, timeout and grace";
 
 /// Reads a duration within its limits.
 type Parse = fn(&str) -> Result<Duration, String>;
@@ -21,6 +21,8 @@ pub struct DiscoveryDetails {
     pub interval: Duration,
     /// For one poll as a whole, 100 ms to 10 min.
     pub timeout: Duration,
+    /// How long a device is kept that is missing from every reply, 0 s to 24 h.
+    pub grace: Duration,
 }
 
 /// Why details can never work.
@@ -41,46 +43,62 @@ struct Mapping {
     url: String,
     interval: Option<String>,
     timeout: Option<String>,
+    grace: Option<String>,
 }
 
 impl DiscoveryDetails {
-    /// Reads either just a URL, as in the walkthrough, or a YAML mapping; `interval` and `timeout` are for what it leaves out.
+    /// Reads either just a URL, as in the walkthrough, or a YAML mapping. What it leaves out is as in `settings`.
     ///
     /// # Errors
     /// One line that says what is wrong and what would be right, without user names, passwords and queries.
-    pub fn parse(text: &str, interval: Duration, timeout: Duration) -> Result<Self, DetailsError> {
+    pub fn parse(text: &str, settings: &Settings) -> Result<Self, DetailsError> {
         let text = text.trim();
         if text.is_empty() {
             return Err(DetailsError(format!("it is empty; {WANTED}")));
         }
+        let with_url = |url: &str| {
+            Ok(Self {
+                url: parse_url(url.trim())?,
+                interval: settings.poll_interval,
+                timeout: settings.poll_timeout,
+                grace: settings.grace,
+            })
+        };
         if is_url(text) {
-            let url = parse_url(text)?;
-            return Ok(Self {
-                url,
-                interval,
-                timeout,
-            });
+            return with_url(text);
         }
         // A scalar is a URL in quotes, or a typing error that is best told as one.
         if let Ok(scalar) = serde_saphyr::from_str::<String>(text) {
-            let url = parse_url(scalar.trim())?;
-            return Ok(Self {
-                url,
-                interval,
-                timeout,
-            });
+            return with_url(&scalar);
         }
         let mapping: Mapping = serde_saphyr::from_str(text).map_err(|error| yaml_error(&error))?;
-        let duration = |name, value: Option<String>, default, parse: Parse| match value {
-            None => Ok(default),
-            Some(value) => parse(value.trim()).map_err(|why| DetailsError(format!("{name} {why}"))),
-        };
-        let (of_interval, of_timeout) = (Settings::parse_interval, Settings::parse_timeout);
-        Ok(Self {
-            url: parse_url(mapping.url.trim())?,
-            interval: duration("interval", mapping.interval, interval, of_interval)?,
-            timeout: duration("timeout", mapping.timeout, timeout, of_timeout)?,
-        })
+        let mut details = with_url(&mapping.url)?;
+        for (name, value, duration, parse) in [
+            (
+                "interval",
+                mapping.interval,
+                &mut details.interval,
+                Settings::parse_interval as Parse,
+            ),
+            (
+                "timeout",
+                mapping.timeout,
+                &mut details.timeout,
+                Settings::parse_timeout,
+            ),
+            (
+                "grace",
+                mapping.grace,
+                &mut details.grace,
+                Settings::parse_grace,
+            ),
+        ] {
+            if let Some(value) = value {
+                *duration =
+                    parse(value.trim()).map_err(|why| DetailsError(format!("{name} {why}")))?;
+            }
+        }
+        Ok(details)
     }
 }
 
@@ -91,6 +109,10 @@ impl Request for DiscoveryDetails {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn grace(&self) -> Duration {
+        self.grace
     }
 }
 
@@ -116,7 +138,7 @@ fn yaml_error(error: &serde_saphyr::Error) -> DetailsError {
     let words = error.without_snippet().to_string();
     let words = words.split([';', ',']).next().unwrap_or_default();
     let words = match words.contains(['@', '?', '/']) {
-        true => "not a mapping of url, interval and timeout",
+        true => "not a mapping of url, interval, timeout and grace",
         false => words.split(" at line ").next().unwrap_or_default(),
     };
     let place =
@@ -143,13 +165,12 @@ fn parse_url(text: &str) -> Result<Url, DetailsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    const INTERVAL: Duration = Duration::from_secs(10);
-    const TIMEOUT: Duration = Duration::from_secs(5);
-
     fn parse(text: &str) -> Result<DiscoveryDetails, DetailsError> {
-        DiscoveryDetails::parse(text, INTERVAL, TIMEOUT)
+        DiscoveryDetails::parse(text, &Settings::in_directory(Path::new("/"), "http"))
     }
 
     #[test]
@@ -164,14 +185,16 @@ mod tests {
         ] {
             let details = parse(text).unwrap();
             assert_eq!(details.url.as_str(), "http://discovery:9999/discovery");
-            assert_eq!((details.interval, details.timeout), (INTERVAL, TIMEOUT));
+            let seconds = [details.interval, details.timeout, details.grace].map(|it| it.as_secs());
+            assert_eq!(seconds, [10, 5, 60]);
         }
         assert!(parse("https://[fd00::1]/a?b=c: d#e".replace(' ', "").as_str()).is_ok());
     }
 
     #[test]
-    fn a_mapping_sets_interval_and_timeout_with_units() {
-        let details = parse("url: https://d/\ninterval: 1m\ntimeout: 500ms").unwrap();
+    fn a_mapping_sets_times_with_units() {
+        let details = parse("url: https://d/\ninterval: 1m\ntimeout: 500ms\ngrace: 0s").unwrap();
+        assert_eq!(details.grace, Duration::ZERO);
         assert_eq!(details.interval, Duration::from_secs(60));
         assert_eq!(details.timeout, Duration::from_millis(500));
         for (interval, timeout) in [("100ms", "100ms"), ("24h", "10m"), ("1h 30m", "1s")] {
@@ -233,6 +256,10 @@ mod tests {
                 "timeout \"11m\" is not a duration from 100ms to 10m",
             ),
             ("url: http://d\ntimeout: 0s", "timeout \"0s\" is not"),
+            (
+                "url: http://d\ngrace: soon",
+                "grace \"soon\" is not a duration from 0s to 24h",
+            ),
             (
                 "url: ~",
                 "cannot deserialize null into string at line 1, column 6; expected",

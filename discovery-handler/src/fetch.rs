@@ -1,6 +1,6 @@
 //! One GET of the discovery service, and whether it brought the last reply again.
 
-use akri_device_http::{Client, HttpError};
+use akri_device_http::{Client, HttpError, StatusCode};
 
 use crate::details::DiscoveryDetails;
 
@@ -31,6 +31,10 @@ pub async fn fetch(
 ) -> Result<Option<Vec<u8>>, HttpError> {
     let accept = "text/plain, */*;q=0.1";
     let mut reply = client.get(&details.url, accept, details.timeout).await?;
+    // The other 2xx do not promise that this is the list.
+    if !matches!(reply.status(), StatusCode::OK | StatusCode::NO_CONTENT) {
+        return Err(HttpError::Status(reply.status()));
+    }
     let announced = usize::try_from(reply.announced().unwrap_or(0)).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(HttpError::TooLarge(limit));

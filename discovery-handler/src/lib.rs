@@ -49,11 +49,7 @@ impl DiscoveryHandler for Http {
     type Reply = fetch::LastBody;
 
     fn request(&self, details: &str, _: &Properties) -> anyhow::Result<DiscoveryDetails> {
-        let (interval, timeout) = (
-            self.config.handler.poll_interval,
-            self.config.handler.poll_timeout,
-        );
-        Ok(DiscoveryDetails::parse(details, interval, timeout)?)
+        Ok(DiscoveryDetails::parse(details, &self.config.handler)?)
     }
 
     async fn discover(

@@ -251,3 +251,26 @@ async fn with_pod_ip_it_is_served_on_tcp() {
     assert_eq!(stream.list().await, ["a:1"]);
     assert!(!handler.socket().exists());
 }
+
+#[tokio::test]
+async fn one_empty_reply_and_a_flapping_device_cost_no_message() {
+    let service = Service::start(list(&["a:1", "b:1"])).await;
+    let handler = Handler::start().await;
+    let details = format!("url: {}\ninterval: 100ms\ngrace: 1h", service.url());
+    let mut stream = handler.stream(&details).await;
+    assert_eq!(stream.list().await, ["a:1", "b:1"]);
+    for reply in [list(&[]), list(&["a:1", "b:1"]), list(&["b:1"])] {
+        service.now(reply);
+        service.polled(2).await;
+    }
+    service.now(list(&["b:1", "c:1"]));
+    assert_eq!(stream.list().await, ["a:1", "b:1", "c:1"]);
+    let port = service.port.to_string();
+    log_line(&[
+        "WARN",
+        &port,
+        "2 devices are missing and kept for 3600s, new: a:1 b:1",
+    ])
+    .await;
+    log_line(&["INFO", &port, "2 devices that were missing are back"]).await;
+}

@@ -72,6 +72,19 @@ async fn a_part_is_no_list() {
 }
 
 #[tokio::test]
+async fn another_2xx_is_no_list_even_with_one() {
+    for status in [
+        "201 Created",
+        "202 Accepted",
+        "203 Elsewhere",
+        "226 IM Used",
+    ] {
+        let head = format!("{status}\r\nContent-Length: 4");
+        stands(raw(&head, "x:1\n"), &format!("answered {}", &status[..3])).await;
+    }
+}
+
+#[tokio::test]
 async fn html_with_200_is_no_list() {
     let page = "<!DOCTYPE html>\n<html><body>\nhttp://login:80\n</body></html>\n";
     let head = format!(

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use crate::Device;
+use crate::{Device, list::DeviceList};
 
 /// The most devices of one list. No message of 4 MiB (rule 11) holds as many with a property or two each.
 const MAX_DEVICES: usize = 100_000;
@@ -59,6 +59,23 @@ impl Devices {
             ends.push(ids.len() as u32);
         }
         Self { ids, ends, found }
+    }
+
+    /// These too, which were in `list` and are not among them.
+    pub(crate) fn with(self, kept: &[&str], list: &DeviceList) -> Self {
+        match self.found {
+            _ if kept.is_empty() => self,
+            Found::Devices(mut devices) => {
+                devices.extend(list.devices(kept));
+                Self::from(devices)
+            }
+            Found::Ids(make) => {
+                let mut ids: Vec<&str> = slices(&self.ids, &self.ends).collect();
+                ids.extend(kept);
+                sort(&mut ids);
+                Self::new(&ids, Found::Ids(make))
+            }
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

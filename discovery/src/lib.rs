@@ -8,7 +8,7 @@
 //! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
 //! 5. `poll`: when to ask the handler; equal requests share one poller;
 //! 6. [`Devices`]: what the handler found; `list`: the same, sorted, encoded once, and compared with the last one;
-//!    `collisions`: devices that Akri cannot tell apart.
+//!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 //!
@@ -16,6 +16,7 @@
 //!
 //! - An error of [`DiscoveryHandler::discover`] keeps the last list and the stream: no device is lost by it. It is logged when
 //!   it begins, changes and ends, and the next try comes after 1 s, 2 s, 4 s and so on, up to the interval.
+//! - A device that is missing from a reply is kept for [`Request::grace`], and one that comes back within it costs no message.
 //! - Equal requests share a poller, whatever number of streams they have. A poller ends with its last stream.
 //! - Polls of many nodes do not fall into step: each delay varies by 10 %.
 //! - The Agent gets a message only when the list has changed (rule 9), apart from the first list of a stream, which it gets three
@@ -82,6 +83,7 @@ mod agent;
 mod collisions;
 mod devices;
 mod directory;
+mod grace;
 mod list;
 mod own_socket;
 mod poll;
@@ -164,6 +166,11 @@ pub trait Request: Clone + Eq + Hash + Display + Send + Sync + 'static {
 
     /// For one poll as a whole.
     fn timeout(&self) -> Duration;
+
+    /// How long a device is kept that is missing from every reply; by default a minute, and not at all at zero.
+    fn grace(&self) -> Duration {
+        Duration::from_secs(60)
+    }
 }
 
 /// What a poll brought.

@@ -132,6 +132,17 @@ impl DeviceList {
         })
     }
 
+    /// The devices of this list that have these ids, which are in their order.
+    pub(crate) fn devices(&self, ids: &[&str]) -> Vec<Device> {
+        let is_wanted = |id: &str| ids.binary_search(&id).is_ok();
+        (self.pieces.iter())
+            .filter(|piece| piece.ids().any(is_wanted))
+            .filter_map(|piece| DiscoverResponse::decode(piece.encoded.clone()).ok())
+            .flat_map(|piece| piece.devices)
+            .filter(|device| is_wanted(&device.id))
+            .collect()
+    }
+
     /// The size of this list as a `DiscoverResponse`, in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         self.encoded_len

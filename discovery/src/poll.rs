@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Discovered, DiscoveryHandler, Request,
     collisions::{Collision, collisions},
+    grace::{Kept, Missing},
     list::DeviceList,
     streams::PeerLog,
 };
@@ -110,6 +111,7 @@ impl<H: DiscoveryHandler> Pollers<H> {
             shared: self.shared,
             request: &request,
             last: None,
+            missing: Missing::default(),
             outage,
             lines: budget(),
             collisions: Vec::new(),
@@ -175,6 +177,8 @@ struct Poller<'a, H: DiscoveryHandler> {
     request: &'a H::Request,
     /// What the last poll that was taken brought.
     last: Option<(Arc<DeviceList>, H::Reply)>,
+    /// The devices of the last list that are missing and kept.
+    missing: Missing,
     outage: Outage,
     /// For what the lists say, since somebody else makes them.
     lines: LineBudget,
@@ -206,7 +210,9 @@ impl<H: DiscoveryHandler> Poller<'_, H> {
 
     /// One poll; the list, if it is another one than the last.
     async fn ask(&mut self) -> anyhow::Result<List> {
-        let last = self.last.as_ref().map(|(_, reply)| reply);
+        // While a device is missing, a reply that has not changed counts too.
+        let last = self.last.as_ref().filter(|_| self.missing.is_empty());
+        let last = last.map(|(_, reply)| reply);
         let within = self.request.timeout();
         let discovered = timeout(within, self.handler.discover(self.request, last)).await;
         let discovered =
@@ -215,18 +221,39 @@ impl<H: DiscoveryHandler> Poller<'_, H> {
             return Ok(None);
         };
         let known = self.last.as_ref().map(|(list, _)| list.clone());
-        let list = known
-            .as_deref()
-            .unwrap_or(&DeviceList::default())
-            .next(&devices)?;
-        if let Some(known) = known.clone().filter(|known| **known == list) {
-            self.last = Some((known, reply));
+        let before = known.clone().unwrap_or_default();
+        let grace = self.request.grace();
+        let kept = (self.missing).keep(&before, &devices, Instant::now(), grace);
+        let list = before.next(&devices.with(&kept.all, &before))?;
+        self.tell_missing(&kept, grace);
+        if known.is_some() && *before == list {
+            self.last = Some((before, reply));
             return Ok(None);
         }
         self.tell(known.as_deref(), &list);
         let list = Arc::new(list);
         self.last = Some((list.clone(), reply));
         Ok(Some(list))
+    }
+
+    fn tell_missing(&mut self, kept: &Kept<'_>, grace: Duration) {
+        let (request, missing) = (self.request, kept.all.len());
+        if !kept.new.is_empty() {
+            let new = self.named("new", &kept.new);
+            self.line(
+                Level::Warn,
+                format_args!(
+                    "{request}: {missing} devices are missing and kept for {grace:?}{new}"
+                ),
+            );
+        }
+        if kept.back > 0 {
+            let back = kept.back;
+            self.line(
+                Level::Info,
+                format_args!("{request}: {back} devices that were missing are back"),
+            );
+        }
     }
 
     /// Logs what is another in `list`.

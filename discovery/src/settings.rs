@@ -56,6 +56,10 @@ pub struct Settings {
     #[arg(long, env, default_value = "5s", value_parser = Settings::parse_timeout)]
     pub poll_timeout: Duration,
 
+    /// How long a device is kept that is missing from every reply, where discoveryDetails do not say: 0s to 24h
+    #[arg(long, env, default_value = "1m", value_parser = Settings::parse_grace)]
+    pub grace: Duration,
+
     /// Where `POD_IP` is served; not a setting, so that tests can take any free port.
     #[arg(skip = NETWORK_PORT)]
     pub network_port: u16,
@@ -75,6 +79,7 @@ impl Settings {
             pod_ip: PodIp(None),
             poll_interval: Duration::from_secs(10),
             poll_timeout: Duration::from_secs(5),
+            grace: Duration::from_secs(60),
             network_port: NETWORK_PORT,
         }
     }
@@ -93,6 +98,14 @@ impl Settings {
     /// The rule.
     pub fn parse_timeout(text: &str) -> Result<Duration, String> {
         parse_duration(text, &TIMEOUTS)
+    }
+
+    /// Reads a grace period, 0 s to 24 h, as the settings and `discoveryDetails` write it.
+    ///
+    /// # Errors
+    /// The rule.
+    pub fn parse_grace(text: &str) -> Result<Duration, String> {
+        parse_duration(text, &(Duration::ZERO..=*INTERVALS.end()))
     }
 
     /// Where this handler is served without `POD_IP`: the first of these that no other live process serves.

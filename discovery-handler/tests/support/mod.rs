@@ -61,7 +61,10 @@ pub struct Handler {
 
 pub fn config(directory: &Path) -> Config {
     log_lines();
-    Config::in_directory(directory)
+    let mut config = Config::in_directory(directory);
+    // What goes is gone at once, except where a test says otherwise.
+    config.handler.grace = Duration::ZERO;
+    config
 }
 
 impl Handler {

@@ -26,6 +26,11 @@ impl Request for Every {
     fn timeout(&self) -> Duration {
         Duration::from_secs(5)
     }
+
+    fn grace(&self) -> Duration {
+        // Only one test has it.
+        Duration::from_secs(if self.0 == 15 { 60 } else { 0 })
+    }
 }
 
 #[async_trait::async_trait]
@@ -162,4 +167,23 @@ async fn equal_requests_share_a_poller_which_ends_with_the_last_of_them() {
     assert!(pollers.running().is_empty());
     let mut again = pollers.subscribe(&Every(10));
     assert_eq!(next(&mut again).await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_is_missing_is_kept_for_the_grace_period_and_then_gone() {
+    let empty_once = ["a b", " ", "a b", "b a"];
+    let half_for_long = ["a", "a c", "same"];
+    let pollers = pollers(&[&empty_once[..], &half_for_long].concat());
+    let mut lists = pollers.subscribe(&Every(15));
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    // Nothing is said of the empty reply, nor of b as long as it may come back.
+    assert_eq!(next(&mut lists).await, ["a", "b", "c"]);
+    assert_eq!(pollers.handler.polls.borrow().len(), 6);
+    // A handler that finds the same devices again says so also when it is not asked what has changed.
+    pollers.handler.script.lock().unwrap().clear();
+    pollers.handler.script.lock().unwrap().push_back("a c");
+    assert_eq!(next(&mut lists).await, ["a", "c"]);
+    let polls = pollers.handler.polls.borrow().clone();
+    let missing = *polls.last().unwrap() - polls[4];
+    assert!((60..=77).contains(&missing.as_secs()), "{missing:?}");
 }

@@ -28,8 +28,10 @@ with it and what to do.
 {{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit | default 0 -}}
 {{- $number := regexFind "^[0-9]{1,9}" .time -}}
 {{- $amount := mul (int64 $number) (int64 $factor) -}}
-{{- if or (ne .time (printf "%s%s" $number $unit)) (lt $amount 100) (gt $amount (int64 .most)) -}}
-{{- fail (printf "%s: %q is not a time from 100ms to %s; write a whole number and a unit (ms, s, m or h), for example 10s." .at .time .limit) -}}
+{{- $least := .least | default "100ms" -}}
+{{- $short := and (eq $least "100ms") (lt $amount 100) -}}
+{{- if or (ne .time (printf "%s%s" $number $unit)) (not $factor) $short (gt $amount (int64 .most)) -}}
+{{- fail (printf "%s: %q is not a time from %s to %s; write a whole number and a unit (ms, s, m or h), for example 10s." .at .time $least .limit) -}}
 {{- end -}}
 {{- end -}}
 
@@ -43,15 +45,13 @@ with it and what to do.
 {{- end -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollInterval" "time" .pollInterval "most" 86400000 "limit" "24h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollTimeout" "time" .pollTimeout "most" 600000 "limit" "10m") -}}
+{{- include "akri-http.rules.time" (dict "at" "handler.grace" "time" .grace "least" "0s" "most" 86400000 "limit" "24h") -}}
 {{- if or (lt (int64 .maxBodyBytes) 1024) (gt (int64 .maxBodyBytes) 1073741824) -}}
 {{- fail (printf "handler.maxBodyBytes: %d is out of range; use 1024 to 1073741824." (int64 .maxBodyBytes)) -}}
 {{- end -}}
 {{- $rolling := .updateStrategy.rollingUpdate | default dict -}}
 {{- $none := list "0" "0%" -}}
 {{- if not (has (toString ($rolling.maxSurge | default 0)) $none) -}}
-{{- if not .network.enabled -}}
-{{- fail (printf "handler.updateStrategy: maxSurge %v needs handler.network.enabled=true; without it, two Pods on a node would fight over one socket." $rolling.maxSurge) -}}
-{{- end -}}
 {{- if not (has (toString ($rolling.maxUnavailable | default 0)) $none) -}}
 {{- fail (printf "handler.updateStrategy: Kubernetes allows maxSurge %v only with maxUnavailable 0, but maxUnavailable is %v; set it to 0." $rolling.maxSurge $rolling.maxUnavailable) -}}
 {{- end -}}
@@ -96,6 +96,9 @@ with it and what to do.
 {{- end -}}
 {{- with $details.timeout -}}
 {{- include "akri-http.rules.time" (dict "at" (printf "%s.discoveryDetails.timeout" $.at) "time" . "most" 600000 "limit" "10m") -}}
+{{- end -}}
+{{- with $details.grace -}}
+{{- include "akri-http.rules.time" (dict "at" (printf "%s.discoveryDetails.grace" $.at) "time" . "least" "0s" "most" 86400000 "limit" "24h") -}}
 {{- end -}}
 {{- end -}}
 {{- /* The URL may contain a password, so the error does not repeat it. */ -}}

@@ -1,0 +1,109 @@
+//! Which devices that are missing from a good reply are kept for a while: one reply that is empty or half is not believed. The
+//! Agent itself has no grace period (rule 2). No I/O, no timers.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{devices::Devices, list::DeviceList};
+
+/// The devices that are missing, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Missing(BTreeMap<String, Instant>);
+
+/// What a reply has changed about them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept<'a> {
+    /// All that are kept, in their order.
+    pub all: Vec<&'a str>,
+    /// Those of them that this reply is the first to miss.
+    pub new: Vec<&'a str>,
+    /// How many were missing and are there again.
+    pub back: usize,
+}
+
+impl Missing {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Compares the last list with what was found `now`. A device is kept as long as it has not been missing for `grace` from
+    /// every reply.
+    pub fn keep<'a>(
+        &mut self,
+        known: &'a DeviceList,
+        found: &Devices,
+        now: Instant,
+        grace: Duration,
+    ) -> Kept<'a> {
+        let before = std::mem::take(&mut self.0);
+        let mut kept = Kept::default();
+        let mut withdrawn = 0;
+        let mut found = found.ids().peekable();
+        for id in known.ids() {
+            while found.next_if(|found| *found < id).is_some() {}
+            if found.next_if_eq(&id).is_some() {
+                continue;
+            }
+            let since = before.get(id).copied();
+            if now - since.unwrap_or(now) >= grace {
+                withdrawn += usize::from(since.is_some());
+                continue;
+            }
+            if since.is_none() {
+                kept.new.push(id);
+            }
+            kept.all.push(id);
+            self.0.insert(id.to_owned(), since.unwrap_or(now));
+        }
+        kept.back = before.len() + kept.new.len() - kept.all.len() - withdrawn;
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+
+    fn found(ids: &str) -> Devices {
+        let device = |id: &str| Device {
+            id: id.into(),
+            ..Device::default()
+        };
+        Devices::from(ids.split_whitespace().map(device).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_device_is_kept_until_it_was_missing_for_the_whole_time() {
+        let known = DeviceList::default().next(&found("a b c d")).unwrap();
+        let (begin, grace) = (Instant::now(), Duration::from_secs(60));
+        let mut missing = Missing::default();
+        for (seconds, ids, all, new, back) in [
+            (0, "a b c d", "", "", 0),
+            (10, "", "a b c d", "a b c d", 0),
+            (20, "a c x", "b d", "", 2),
+            (30, "a b c", "d", "", 1),
+            (69, "a c", "b d", "b", 0),
+            // d was missing since 10 s, and b since 69 s.
+            (70, "a c", "b", "", 0),
+            (128, "a d", "b c", "c", 0),
+            (129, "a d", "c", "", 0),
+            (130, "a b c d", "", "", 1),
+        ] {
+            let now = begin + Duration::from_secs(seconds);
+            let kept = missing.keep(&known, &found(ids), now, grace);
+            assert_eq!(kept.all.join(" "), all, "{seconds}");
+            assert_eq!(kept.new.join(" "), new, "{seconds}");
+            assert_eq!(kept.back, back, "{seconds}");
+        }
+        assert!(missing.is_empty());
+    }
+
+    #[test]
+    fn without_grace_nothing_is_kept() {
+        let known = DeviceList::default().next(&found("a b")).unwrap();
+        let kept = Missing::default().keep(&known, &found("b"), Instant::now(), Duration::ZERO);
+        assert_eq!(kept, Kept::default());
+    }
+}

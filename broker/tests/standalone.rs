@@ -231,3 +231,24 @@ async fn a_signal_ends_it_without_waiting_for_a_read() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_neither_the_reads_nor_the_end_and_tells_what_was_lost() {
+    let (address, requests) = support::counting(|_| "x".repeat(250)).await;
+    let variables: Vec<(String, String)> = (0..50)
+        .map(|n| (format!("{VARIABLE}_{n:06X}"), format!("{address}/{n}")))
+        .collect();
+    let variables: Vec<(&str, &str)> = (variables.iter())
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let mut unread = Binary::standalone(&variables, &["--interval", "100ms"]);
+    // A pipe holds 64 KiB, 200 lines of these, and as many may wait in the broker.
+    support::grpc::until(async || requests.load(Ordering::SeqCst) > 2_000).await;
+    // Now somebody reads again.
+    unread.line_with("log lines could not be written)").await;
+    let before = requests.load(Ordering::SeqCst);
+    support::grpc::until(async || requests.load(Ordering::SeqCst) > before + 1_000).await;
+    unread.signal("TERM").await;
+    let (status, _) = unread.end_unread().await;
+    assert_eq!(status.code(), Some(0));
+}

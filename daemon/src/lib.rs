@@ -10,6 +10,7 @@ mod connections;
 mod outage;
 mod settings;
 mod start;
+mod stderr;
 mod words;
 
 pub use connections::{Close, Connections, Limits, Tcp};

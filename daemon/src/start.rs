@@ -3,21 +3,27 @@
 use std::{
     fmt,
     future::Future,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     pin::Pin,
     process::ExitCode,
     sync::OnceLock,
+    time::Duration,
 };
 
 use anyhow::anyhow;
 use clap::{Parser, error::ErrorKind};
-use env_logger::Builder;
+use env_logger::{Builder, Target, WriteStyle};
 use log::LevelFilter;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::stderr::{Stderr, drain};
+
 /// The status for a bad setting, as clap has it.
 const BAD_SETTING: u8 = 2;
+
+/// How long the last lines of the log may take to be written.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// Ready at the first SIGTERM or SIGINT.
 pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -51,7 +57,7 @@ pub fn version() -> &'static str {
     })
 }
 
-/// Reads the settings, sets up the log (stderr, `RUST_LOG`, default `info`), and does `work` on one thread until it ends.
+/// Reads the settings, sets up the log (stderr, `RUST_LOG`, default `info`; a line that cannot be written is dropped), and does `work` on one thread until it ends.
 ///
 /// | what happens | stderr | status |
 /// | --- | --- | --- |
@@ -92,7 +98,10 @@ where
         }
     };
     match start_log(log).and_then(|()| run(|shutdown| work(settings, shutdown))) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            drain(LAST_LINES);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             let status = if error.is::<BadSetting>() {
                 BAD_SETTING
@@ -127,7 +136,13 @@ where
 /// The log as every binary has it, before `RUST_LOG`.
 pub fn log_builder() -> Builder {
     let mut log = Builder::new();
+    let style = match io::stderr().is_terminal() {
+        true => WriteStyle::Always,
+        false => WriteStyle::Never,
+    };
     log.filter_level(LevelFilter::Info)
+        .target(Target::Pipe(Box::new(Stderr)))
+        .write_style(style)
         // What it says for each failed handshake, our own lines say once.
         .filter_module("rustls_platform_verifier", LevelFilter::Off);
     log
@@ -169,6 +184,7 @@ fn signals(first: CancellationToken) -> io::Result<impl Future<Output = ()>> {
 
 fn failed(line: &str, status: u8) -> ExitCode {
     // Where stderr is gone, the status still tells.
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = Stderr.write_all(format!("{line}\n").as_bytes());
+    drain(LAST_LINES);
     ExitCode::from(status)
 }

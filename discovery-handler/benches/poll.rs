@@ -10,12 +10,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     hint::black_box,
     io::{Read, Write},
     net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +30,11 @@ use akri_http_proto::v0::{
 };
 use prost::Message;
 use tonic::transport::Endpoint;
+
+#[path = "support/handler.rs"]
+mod handler;
+
+use handler::Handler;
 
 const MAX_BODY: usize = 4 * 1024 * 1024;
 const SIZES: [usize; 4] = [9, 1_000, 10_000, 40_000];
@@ -265,94 +267,4 @@ fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>) -> u16 {
         }
     });
     port
-}
-
-/// A memory cgroup with the limit of Akri's chart (rule 17), where this machine lets us make one: as root, v1 or v2.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new() -> Option<Self> {
-        let name = format!("akri-http-bench-{}", std::process::id());
-        [
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-            ("/sys/fs/cgroup", "memory.max"),
-        ]
-        .into_iter()
-        .find_map(|(root, limit)| {
-            let cgroup = Self(Path::new(root).join(&name));
-            fs::create_dir(&cgroup.0).ok()?;
-            fs::write(cgroup.0.join(limit), (24 << 20).to_string()).ok()?;
-            Some(cgroup)
-        })
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-struct Handler {
-    process: Child,
-    cgroup: Option<Cgroup>,
-}
-
-impl Handler {
-    fn start(directory: &Path) -> Self {
-        let cgroup = Cgroup::new();
-        let mut command = Command::new("sh");
-        match &cgroup {
-            Some(cgroup) => command
-                .args(["-c", "echo $$ >\"$0\"/cgroup.procs && exec \"$1\""])
-                .arg(&cgroup.0),
-            None => command.args(["-c", "exec \"$1\"", "sh"]),
-        };
-        let process = command
-            .arg(env!("CARGO_BIN_EXE_discovery-handler"))
-            .env("DISCOVERY_HANDLERS_DIRECTORY", directory)
-            .env("RUST_LOG", "error")
-            .spawn()
-            .unwrap();
-        Self { process, cgroup }
-    }
-
-    /// Whether it lives on with the limit.
-    fn limited(&mut self) -> &'static str {
-        match (&self.cgroup, self.process.try_wait().unwrap()) {
-            (None, _) => "not measured",
-            (Some(_), None) => "lives",
-            (Some(_), Some(_)) => "killed",
-        }
-    }
-
-    /// What all its threads have used so far.
-    fn cpu(&self) -> Duration {
-        let tasks = format!("/proc/{}/task", self.process.id());
-        let used = |task: &Path| -> u64 {
-            let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-            text.split(' ')
-                .next()
-                .and_then(|ns| ns.parse().ok())
-                .unwrap_or(0)
-        };
-        let tasks = fs::read_dir(tasks).unwrap().flatten();
-        Duration::from_nanos(tasks.map(|task| used(&task.path())).sum())
-    }
-
-    fn peak_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Handler {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

@@ -208,6 +208,13 @@ impl Binary {
         );
     }
 
+    /// How it ended while nobody read its log, and that log.
+    pub async fn end_unread(mut self) -> (ExitStatus, Vec<String>) {
+        let status = timeout(PATIENCE, self.child.wait()).await;
+        let status = status.expect("the process did not end").unwrap();
+        (status, self.end().await.1)
+    }
+
     /// How it ended, and the rest of its log.
     pub async fn end(mut self) -> (ExitStatus, Vec<String>) {
         timeout(PATIENCE, async {

@@ -227,6 +227,12 @@ def test_over_the_network_the_directory_is_read_only_and_the_port_is_open():
     assert container["ports"] == [{"name": "discovery", "containerPort": 10000, "protocol": "TCP"}]
 
 
+def test_a_standby_is_the_same_handler_once_more():
+    one, other = pod_spec(only(template(values={"handler": {"standby": True}}), "DaemonSet"))["containers"]
+    assert (one.pop("name"), other.pop("name")) == ("discovery-handler", "standby")
+    assert one == other
+
+
 def test_large_numbers_reach_the_handler_as_whole_numbers():
     (container,) = pod_spec(only(template(), "DaemonSet"))["containers"]
     assert environment(container) == {

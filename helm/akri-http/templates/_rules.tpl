@@ -49,6 +49,9 @@ with it and what to do.
 {{- if or (lt (int64 .maxBodyBytes) 1024) (gt (int64 .maxBodyBytes) 1073741824) -}}
 {{- fail (printf "handler.maxBodyBytes: %d is out of range; use 1024 to 1073741824." (int64 .maxBodyBytes)) -}}
 {{- end -}}
+{{- if and .standby .network.enabled -}}
+{{- fail "handler.standby: it needs handler.network.enabled=false, because two containers of a Pod cannot both use port 10000; turn one of them off." -}}
+{{- end -}}
 {{- $rolling := .updateStrategy.rollingUpdate | default dict -}}
 {{- $none := list "0" "0%" -}}
 {{- if not (has (toString ($rolling.maxSurge | default 0)) $none) -}}

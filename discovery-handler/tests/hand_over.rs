@@ -153,7 +153,7 @@ async fn those_that_start_at_once_take_different_names() {
     let state = settled(&agent, 4, 4).await;
     let names = ["http.sock", "http-2.sock", "http-3.sock", "http-4.sock"];
     assert_eq!(endpoints(&state), BTreeSet::from(names));
-    assert_eq!((state.deleted, state.registrations.len()), (0, 4));
+    assert_eq!(state.deleted, 0);
     drop(all);
 }
 

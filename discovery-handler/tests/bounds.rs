@@ -235,7 +235,7 @@ async fn a_list_that_changes_in_every_poll_does_not_fill_the_log() {
         service.now(list(&[&format!("a:{n}")]));
         stream.list().await;
     }
-    let port = service.port.to_string();
+    let port = service.key();
     let lines = logged(&[&port, "1 devices"]).len();
     // Ten at once, and one more in 10 s.
     assert!((2..=20).contains(&lines), "{lines} lines");

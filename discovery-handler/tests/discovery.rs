@@ -54,7 +54,7 @@ async fn a_change_is_sent_once_and_nothing_else_is() {
     service.polled(3).await;
     service.now(list(&[]));
     assert!(stream.list().await.is_empty());
-    let port = service.port.to_string();
+    let port = service.key();
     log_line(&[&port, "2 devices, new: c:1, gone: b:1"]).await;
 }
 
@@ -111,7 +111,7 @@ async fn a_poller_stops_when_its_last_stream_is_gone() {
     drop(two);
     service.polled(2).await;
     drop(one);
-    log_line(&[&service.port.to_string(), "polling ended"]).await;
+    log_line(&[&service.key(), "polling ended"]).await;
     let polls = service.polls();
     // A poller that went on would poll many times in a minute, which takes no time from here on.
     tokio::time::pause();
@@ -233,7 +233,7 @@ async fn rule_12_devices_that_akri_cannot_tell_apart_are_both_sent_with_one_warn
     assert_eq!(stream.list().await, [one, two]);
     service.now(list(&[one, two, "a:1"]));
     assert_eq!(stream.list().await.len(), 3);
-    let port = service.port.to_string();
+    let port = service.key();
     assert_eq!(logged(&["WARN", &port, one, two, "7e27fd"]).len(), 1);
 }
 
@@ -265,7 +265,7 @@ async fn one_empty_reply_and_a_flapping_device_cost_no_message() {
     }
     service.now(list(&["b:1", "c:1"]));
     assert_eq!(stream.list().await, ["a:1", "b:1", "c:1"]);
-    let port = service.port.to_string();
+    let port = service.key();
     log_line(&[
         "WARN",
         &port,

@@ -28,7 +28,7 @@ async fn stands_within(timeout: &str, reply: impl FnOnce(&Service) -> Reply, cau
 
     service.now(reply(&service));
     service.polled(4).await;
-    let port = service.port.to_string();
+    let port = service.key();
     let start = [&["WARN", &port, "the last list of 2 devices stands"], cause].concat();
     log_line(&start).await;
 
@@ -229,7 +229,7 @@ async fn a_list_that_the_agent_would_not_take_is_not_sent() {
     assert_eq!(stream.list().await, ["a:1"]);
     service.now(Reply::List(body));
     service.polled(2).await;
-    let port = service.port.to_string();
+    let port = service.key();
     let line = log_line(&["WARN", &port, "the list of 60000 devices is too large"]).await;
     assert!(line.contains("more than 4194304 bytes"), "{line}");
     service.now(list(&["b:1"]));
@@ -242,7 +242,7 @@ async fn an_outage_is_three_lines_and_loses_nothing() {
     let handler = Handler::start().await;
     let mut stream = handler.stream(&service.details()).await;
     stream.list().await;
-    let port = service.port.to_string();
+    let port = service.key();
 
     service.down();
     log_line(&[
@@ -268,7 +268,7 @@ async fn a_service_that_is_not_there_yet_sends_nothing_until_it_is() {
     service.down();
     let handler = Handler::start().await;
     let mut stream = handler.stream(&service.details()).await;
-    log_line(&["WARN", &service.port.to_string(), "there is no list yet"]).await;
+    log_line(&["WARN", &service.key(), "there is no list yet"]).await;
     service.up().await;
     assert_eq!(stream.list().await, ["a:1"]);
 }
@@ -282,7 +282,7 @@ async fn a_kept_connection_that_the_service_closes_is_no_outage() {
     // Answers on kept connections, and says nothing of closing them.
     service.now(raw("200 OK\r\nContent-Length: 4", "a:1\n"));
     service.polled(6).await;
-    assert!(logged(&["WARN", &service.port.to_string()]).is_empty());
+    assert!(logged(&["WARN", &service.key()]).is_empty());
 }
 
 #[tokio::test]
@@ -311,7 +311,7 @@ async fn a_service_that_closes_without_an_answer_is_asked_once_more_within_the_t
     let details = format!("url: {}\ninterval: 1h", service.url());
     service.now(Reply::Raw(Vec::new()));
     let _stream = handler.stream(&details).await;
-    log_line(&["WARN", &service.port.to_string(), "no complete reply"]).await;
+    log_line(&["WARN", &service.key(), "no complete reply"]).await;
     assert!(service.polls() >= 2);
 }
 
@@ -321,7 +321,7 @@ async fn a_password_in_the_url_is_used_and_never_logged() {
     let handler = Handler::start().await;
     let url = service.url().replace("http://", "http://me:hunter2@") + "?token=hunter3";
     let _stream = handler.stream(&url).await;
-    let port = service.port.to_string();
+    let port = service.key();
     log_line(&["WARN", &port, "answered 401"]).await;
     assert!(service.last_request().contains("token=hunter3"));
     assert!(

@@ -49,7 +49,7 @@ async fn streams_end_cleanly_and_the_own_socket_goes() {
     handler.stop().await.unwrap();
     assert_eq!(stream.ends().await, None);
     assert!(!socket.exists());
-    assert!(!logged(&[&service.port.to_string(), "polling ended"]).is_empty());
+    assert!(!logged(&[&service.key(), "polling ended"]).is_empty());
 }
 
 #[tokio::test]

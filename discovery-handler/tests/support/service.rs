@@ -65,6 +65,11 @@ impl Service {
         format!("http://127.0.0.1:{}/discovery", self.port)
     }
 
+    /// What the log lines about it have, and no others: a bare port may be part of another number.
+    pub fn key(&self) -> String {
+        format!("127.0.0.1:{}/", self.port)
+    }
+
     /// Details that poll five times a second.
     pub fn details(&self) -> String {
         format!("url: {}\ninterval: 200ms\ntimeout: 1m", self.url())

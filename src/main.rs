@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use akri_daemon::Shutdown;
+use akri_daemon::{AdminSettings, Shutdown};
 use akri_http_broker::{client, grpc, pod_devices, standalone};
 use akri_http_mock_device::{DISCOVERY_PATH, Devices};
 use akri_http_stub_agent::{Config, Configuration, Instance, State, StubAgent};
@@ -229,11 +229,16 @@ fn start_broker(instance: Instance, grpc: bool) -> Result<AbortOnDropHandle<Resu
                 devices,
                 min_interval: INTERVAL,
                 max_reads: 1,
+                admin: AdminSettings::default(),
             })
             .await;
         }
-        let interval = INTERVAL;
-        standalone::run(standalone::Config { devices, interval }, pending()).await
+        let config = standalone::Config {
+            devices,
+            interval: INTERVAL,
+            admin: AdminSettings::default(),
+        };
+        standalone::run(config, pending()).await
     };
     Ok(AbortOnDropHandle::new(tokio::spawn(broker)))
 }

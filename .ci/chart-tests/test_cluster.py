@@ -67,8 +67,14 @@ def test_the_notes_name_what_was_installed(tmp_path):
     assert "helm test akri-http --namespace edge --logs" in text
     assert "logs --selector akri.sh/configuration=akri-http" in text
     assert "kubectl label namespace edge --overwrite pod-security.kubernetes.io/enforce=privileged" in text
+    assert "mounts /var/lib/akri and /var/lib/akri-http of its node" in text
     assert "This release has no" not in text
     assert "CRDs" not in text
+
+
+def test_the_notes_name_no_directory_of_lists_that_a_node_does_not_have(tmp_path):
+    assert "mounts /var/lib/akri of its node" in notes(tmp_path, "--set", "handler.state.hostPath=")
+    assert "mounts /var/lib/akri of its node" in notes(tmp_path, "--set", "handler.state.enabled=false")
 
 
 def test_the_notes_say_that_nobody_answers_at_the_default_address(tmp_path):

@@ -113,7 +113,7 @@ def settings(source):
     """The settings with a variable in a Rust source: the variable's name and its default, None if it has none."""
     text = (ROOT / source).read_text()
     found = {}
-    for attributes, field in re.findall(r"#\[arg\(([^\]]*)\)\]\s*pub (\w+):", text):
+    for attributes, field in re.findall(r"#\[arg\(([^\]]*)\)\]\s*(?://.*\s*)*pub (\w+):", text):
         if variable := re.search(r'\benv\b(?: = "(\w+)")?', attributes):
             default = re.search(r'default_value(?: = "([^"]*)"|_t = (\w+))', attributes)
             if default and default[2]:
@@ -125,12 +125,14 @@ def settings(source):
 
 def test_the_handlers_settings_and_their_defaults_are_those_of_the_handler():
     own = "discovery-handler/src/config.rs"
-    handlers = settings("discovery/src/settings.rs") | settings(own)
+    handlers = settings("discovery/src/settings.rs") | settings("daemon/src/admin.rs") | settings(own)
     for name, default in re.findall(r'mut_arg\("(\w+)".*default_value\("(\w+)"\)', (ROOT / own).read_text()):
         handlers[name.upper()] = default
     (container,) = pod_spec(only(template("--set", "handler.network.enabled=true"), "DaemonSet"))["containers"]
     charts = {variable["name"]: variable.get("value", "") for variable in container["env"]}
-    assert charts == handlers | {"RUST_LOG": "info"}
+    # The handler alone has these off.
+    assert (handlers["ADMIN_ADDRESS"], handlers["STATE_DIRECTORY"]) == ("", "")
+    assert charts == handlers | {"ADMIN_ADDRESS": ":8081", "STATE_DIRECTORY": "/var/lib/akri-http", "RUST_LOG": "info"}
 
 
 def test_the_grpc_port_and_settings_are_those_of_the_broker_and_the_client():

@@ -34,6 +34,9 @@ VALUE_SETS = {
             "name": "http_2.test-x",
             "shared": False,
             "hostPath": "/srv/akri",
+            "standby": True,
+            "adminPort": 65534,
+            "state": {"enabled": True, "hostPath": "/srv/lists", "maxAge": "8760h"},
             "pollInterval": "24h",
             "pollTimeout": "10m",
             "grace": "0s",
@@ -41,7 +44,6 @@ VALUE_SETS = {
             "logLevel": "akri_http_discovery_handler=debug,info",
             "resources": {"limits": {"memory": "64Mi"}},
             "updateStrategy": {"type": "OnDelete"},
-            "minReadySeconds": 5,
             "terminationGracePeriodSeconds": 30,
             "nodeSelector": {"example.com/edge": "true"},
             "tolerations": [{"operator": "Exists"}],
@@ -61,6 +63,9 @@ VALUE_SETS = {
             "volumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/certs", "readOnly": True}],
         }
     },
+    "a handler on TCP with an admin port": {"handler": {"network": {"enabled": True}, "adminPort": 10001}},
+    "a handler without admin port and saved lists": {"handler": {"adminPort": 0, "state": {"enabled": False}}},
+    "a standby without admin port": {"handler": {"standby": True, "adminPort": 0, "state": {"hostPath": ""}}},
     "no broker": configuration(),
     "names that YAML would take for something else": configuration(name="1e3", broker={"kind": "standalone"}),
     "the longest name": configuration(name="a" * 52, broker={"instanceService": SERVICE, "configurationService": SERVICE}),
@@ -90,6 +95,8 @@ VALUE_SETS = {
             "volumes": [{"name": "tmp", "emptyDir": {}}],
             "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
             "ports": [{"name": "api", "containerPort": 80, "protocol": "TCP"}],
+            "adminPort": 9100,
+            "probes": True,
             "instanceService": SERVICE,
             "configurationService": SERVICE | {"type": "LoadBalancer"},
         },
@@ -101,6 +108,7 @@ VALUE_SETS = {
         env=[{"name": "GRPC_ENDPOINT", "value": "[::]:50051"}, {"name": "MAX_READS", "value": "1"}],
         resources={"limits": {"memory": "64Mi"}},
         ports=[{"name": "grpc", "containerPort": 50051}, {"name": "metrics", "containerPort": 9090}],
+        adminPort=65535,
         probes=False,
         instanceService={"enabled": True, "type": "NodePort"},
         configurationService={"enabled": True, "ports": [{"name": "grpc", "port": 80}, {"name": "m", "port": 9, "targetPort": 9090}]},
@@ -189,6 +197,7 @@ def test_the_restricted_check_sees_what_the_handler_needs():
         "discovery-handler: runAsNonRoot",
         "discovery-handler: runAsUser",
         "volume hostPath",
+        "volume hostPath",
     ]
 
 
@@ -224,13 +233,89 @@ def test_over_the_network_the_directory_is_read_only_and_the_port_is_open():
     (container,) = spec["containers"]
     assert container["volumeMounts"][0]["readOnly"] is True
     assert environment(container)["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
-    assert container["ports"] == [{"name": "discovery", "containerPort": 10000, "protocol": "TCP"}]
+    assert container["ports"] == [port("discovery", 10000), port("admin", 8081)]
+    assert admin_of(container) == "admin"
 
 
-def test_a_standby_is_the_same_handler_once_more():
-    one, other = pod_spec(only(template(values={"handler": {"standby": True}}), "DaemonSet"))["containers"]
+def test_a_standby_is_the_same_handler_once_more_on_the_next_admin_port():
+    one, other = handlers(standby=True)
     assert (one.pop("name"), other.pop("name")) == ("discovery-handler", "standby")
+    assert (admin_of(one), admin_of(other)) == ("admin", "admin-standby")
+    assert (one["ports"], other["ports"]) == ([port("admin", 8081)], [port("admin-standby", 8082)])
+    assert (environment(one)["ADMIN_ADDRESS"], environment(other)["ADMIN_ADDRESS"]) == (":8081", ":8082")
+    for container in (one, other):
+        container["env"] = [variable for variable in container["env"] if variable["name"] != "ADMIN_ADDRESS"]
+        del container["ports"], container["startupProbe"], container["readinessProbe"], container["livenessProbe"]
     assert one == other
+
+
+def test_an_update_waits_until_the_new_handler_is_ready_and_for_nothing_else():
+    for network in (True, False):
+        spec = only(template(values={"handler": {"network": {"enabled": network}}}), "DaemonSet")["spec"]
+        assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+        assert "minReadySeconds" not in spec
+        (container,) = spec["template"]["spec"]["containers"]
+        assert admin_of(container) == "admin"
+        assert container["readinessProbe"]["periodSeconds"] == 2
+        assert "successThreshold" not in container["readinessProbe"]
+        assert "initialDelaySeconds" not in str(container)
+
+
+def test_a_handler_has_two_minutes_to_start_and_to_answer_and_one_to_become_ready_again():
+    (container,) = handlers()
+    assert patience(container) == {"startupProbe": 120, "readinessProbe": 60, "livenessProbe": 120}
+
+
+def test_the_admin_port_can_be_another_one():
+    one, other = handlers(standby=True, adminPort=9000)
+    assert [environment(container)["ADMIN_ADDRESS"] for container in (one, other)] == [":9000", ":9001"]
+    assert [container["ports"] for container in (one, other)] == [[port("admin", 9000)], [port("admin-standby", 9001)]]
+
+
+@pytest.mark.parametrize("off", [0, None])
+@pytest.mark.parametrize("more", [{}, {"standby": True}, {"network": {"enabled": True}}], ids=str)
+def test_without_an_admin_port_the_handler_has_no_probe(more, off):
+    for container in handlers(adminPort=off, **more):
+        assert "robe" not in str(container)
+        assert "ADMIN_ADDRESS" not in environment(container)
+        assert container.get("ports", []) == ([port("discovery", 10000)] if "network" in more else [])
+
+
+def test_without_an_admin_port_one_can_set_an_address_of_ones_own():
+    variables = [{"name": "ADMIN_ADDRESS", "value": "[::]:8081"}]
+    for (container,) in (handlers(adminPort=0, env=variables), brokers(adminPort=0, env=variables)):
+        assert environment(container)["ADMIN_ADDRESS"] == "[::]:8081"
+        assert "robe" not in str(container)
+
+
+@pytest.mark.parametrize(
+    ("state", "volume"),
+    [
+        ({}, {"hostPath": {"path": "/var/lib/akri-http", "type": "DirectoryOrCreate"}}),
+        ({"hostPath": "/srv/lists"}, {"hostPath": {"path": "/srv/lists", "type": "DirectoryOrCreate"}}),
+        ({"hostPath": ""}, {"emptyDir": {}}),
+    ],
+)
+def test_lists_are_saved_beside_the_sockets_whatever_the_volume(state, volume):
+    for more in ({"standby": True}, {"network": {"enabled": True}}):
+        spec = pod_spec(only(template(values={"handler": {"state": state} | more}), "DaemonSet"))
+        assert spec["volumes"][1] == {"name": "state"} | volume
+        for container in spec["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["volumeMounts"][1:] == [{"name": "state", "mountPath": "/var/lib/akri-http"}]
+            assert environment(container)["STATE_DIRECTORY"] == "/var/lib/akri-http"
+
+
+def test_nothing_is_saved_where_that_is_off():
+    spec = pod_spec(only(template(values={"handler": {"state": {"enabled": False}}}), "DaemonSet"))
+    (container,) = spec["containers"]
+    assert len(spec["volumes"]) == len(container["volumeMounts"]) == 1
+    assert "STATE" not in str(container)
+
+
+def test_the_age_of_saved_lists_reaches_the_handler():
+    (container,) = handlers(state={"maxAge": "1h"})
+    assert environment(container)["STATE_MAX_AGE"] == "1h"
 
 
 def test_large_numbers_reach_the_handler_as_whole_numbers():
@@ -243,6 +328,9 @@ def test_large_numbers_reach_the_handler_as_whole_numbers():
         "POLL_TIMEOUT": "5s",
         "GRACE": "1m",
         "MAX_BODY_BYTES": "4194304",
+        "STATE_DIRECTORY": "/var/lib/akri-http",
+        "STATE_MAX_AGE": "24h",
+        "ADMIN_ADDRESS": ":8081",
         "RUST_LOG": "info",
     }
 
@@ -313,7 +401,8 @@ def test_a_grpc_broker_serves_on_50051_behind_both_services():
     spec = only(template(values=grpc()), "Configuration")["spec"]
     (container,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
     assert container["image"] == "registry.example.com/me/http-grpc-broker:0.1.0"
-    assert container["ports"] == [{"name": "grpc", "containerPort": 50051, "protocol": "TCP"}]
+    assert container["ports"] == [port("grpc", 50051), port("admin", 8081)]
+    assert environment(container) == {"ADMIN_ADDRESS": ":8081"}
     ports = [{"name": "grpc", "port": 50051, "targetPort": 50051, "protocol": "TCP"}]
     assert spec["instanceServiceSpec"] == spec["configurationServiceSpec"] == {"type": "ClusterIP", "ports": ports}
     assert container["resources"] == {
@@ -324,12 +413,9 @@ def test_a_grpc_broker_serves_on_50051_behind_both_services():
 
 def test_a_grpc_broker_has_a_minute_to_start_and_is_restarted_after_two_minutes_without_an_answer():
     (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
-    patience = {}
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        probe = container[name]
-        assert probe["grpc"] == {"port": 50051, "service": "http.DeviceService"}
-        patience[name] = probe["periodSeconds"] * probe["failureThreshold"]
-    assert patience == {"startupProbe": 60, "readinessProbe": 30, "livenessProbe": 120}
+        assert container[name]["grpc"] == {"port": 50051, "service": "http.DeviceService"}
+    assert patience(container) == {"startupProbe": 60, "readinessProbe": 30, "livenessProbe": 120}
 
 
 def test_probes_and_services_of_a_grpc_broker_can_be_switched_off():
@@ -348,10 +434,43 @@ def test_a_service_of_another_port_or_type_still_leads_to_the_grpc_broker():
     assert [(p["port"], p["targetPort"]) for p in spec["configurationServiceSpec"]["ports"]] == [(80, 50051)]
 
 
-def test_a_standalone_broker_has_neither_port_nor_probe_nor_service():
+def test_a_standalone_broker_has_an_admin_port_with_probes_and_no_service():
     spec = only(template(), "Configuration")["spec"]
     assert not spec.keys() & {"instanceServiceSpec", "configurationServiceSpec"}
-    assert not {key for key in pod_spec(only(template(), "Configuration"))["containers"][0] if "robe" in key or key == "ports"}
+    (container,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
+    assert container["ports"] == [port("admin", 8081)]
+    assert environment(container) == {"ADMIN_ADDRESS": ":8081"}
+    assert admin_of(container) == "admin"
+    assert patience(container) == {"startupProbe": 120, "readinessProbe": 60, "livenessProbe": 120}
+
+
+def test_the_admin_port_comes_on_top_of_a_brokers_ports_and_variables():
+    (container,) = brokers(adminPort=9000, env=[{"name": "POLL_INTERVAL", "value": "1s"}], ports=[port("api", 80)])
+    assert container["ports"] == [port("api", 80), port("admin", 9000)]
+    assert environment(container) == {"ADMIN_ADDRESS": ":9000", "POLL_INTERVAL": "1s"}
+    assert admin_of(container) == "admin"
+
+
+@pytest.mark.parametrize("kind", ["standalone", "grpc"])
+def test_an_admin_port_of_a_broker_can_be_switched_off(kind):
+    (container,) = brokers(kind=kind, adminPort=0)
+    assert "admin" not in str(container).lower()
+    assert ("readinessProbe" in container) == (kind == "grpc")
+
+
+def test_probes_of_a_standalone_broker_can_be_switched_off_without_its_metrics():
+    (container,) = brokers(probes=False)
+    assert "robe" not in str(container)
+    assert container["ports"] == [port("admin", 8081)]
+
+
+@pytest.mark.parametrize("kind", ["standalone", "grpc"])
+def test_an_image_of_ones_own_has_an_admin_port_only_where_it_is_asked_for(kind):
+    own = {"kind": kind, "image": {"repository": "example.com/broker", "tag": "1"}}
+    assert "admin" not in str(brokers(**own)).lower()
+    (container,) = brokers(**own, adminPort=9000)
+    assert container["ports"][-1] == port("admin", 9000)
+    assert ("httpGet" in container["livenessProbe"]) == (kind == "standalone")
 
 
 def test_a_service_of_a_broker_of_ones_own_can_be_switched_off_without_losing_its_ports():
@@ -437,6 +556,37 @@ def test_every_pod_pulls_with_the_secrets_that_are_given():
 def test_the_crds_are_not_in_the_chart():
     assert not (CHART / "crds").exists()
     assert "CustomResourceDefinition" not in helm("template", "akri-http", CHART, "--include-crds").stdout
+
+
+def port(name, number):
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
+def handlers(**keys):
+    """The handler's containers with these values."""
+    return pod_spec(only(template(values={"handler": keys}), "DaemonSet"))["containers"]
+
+
+def brokers(**keys):
+    """The containers of a broker with these keys."""
+    return pod_spec(only(template(values=configuration(broker={"kind": "standalone"} | keys)), "Configuration"))["containers"]
+
+
+def admin_of(container):
+    """The name of the port that all probes ask; each asks for its own path."""
+    paths = {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+    asked = {name: container[name]["httpGet"] for name in paths}
+    assert {name: get["path"] for name, get in asked.items()} == paths
+    (name,) = {get["port"] for get in asked.values()}
+    assert name in [port["name"] for port in container["ports"]]
+    return name
+
+
+def patience(container):
+    """How long each probe may fail, in seconds. None needs an answer sooner than in 5 s."""
+    probes = {name: container[name] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert {probe["timeoutSeconds"] for probe in probes.values()} == {5}
+    return {name: probe["periodSeconds"] * probe["failureThreshold"] for name, probe in probes.items()}
 
 
 def environment(container):

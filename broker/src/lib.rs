@@ -2,7 +2,8 @@
 //!
 //! Every broker:
 //! 1. [`pod_devices`]: finds its devices in the environment that the kubelet gives the Pod;
-//! 2. [`read`]: reads one device with one bounded GET.
+//! 2. [`read`]: reads one device with one bounded GET;
+//! 3. `metrics`: tells Prometheus how that went.
 //!
 //! The brokers, and a client:
 //! - [`standalone`]: reads each device at an interval and logs the values;
@@ -12,6 +13,7 @@
 pub mod client;
 pub mod grpc;
 mod interval;
+mod metrics;
 pub mod pod_devices;
 pub mod read;
 pub mod standalone;

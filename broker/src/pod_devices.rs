@@ -79,6 +79,20 @@ pub fn from_environment(
     Ok(endpoints.into_iter().collect())
 }
 
+/// Names that are all different: the second of several alike has `#2` at the end, and so on. No endpoint is shown with a `#`.
+pub(crate) fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut alike = BTreeMap::new();
+    let mut distinct = |name: String| {
+        let count = alike.entry(name.clone()).or_insert(0);
+        *count += 1;
+        match *count {
+            1 => name,
+            count => format!("{name}#{count}"),
+        }
+    };
+    names.map(&mut distinct).collect()
+}
+
 fn endpoint(value: &OsStr) -> Result<Endpoint, String> {
     let text = value.to_str().ok_or("is not UTF-8")?;
     text.parse().map_err(|rule| format!("{rule}"))

@@ -2,19 +2,20 @@
 
 use std::{future::Future, time::Duration};
 
-use akri_daemon::{Outage, one_line, version};
+use akri_daemon::{Admin, AdminSettings, Loop, Loops, Outage, one_line, registry, version};
 use akri_device_http::Endpoint;
 use anyhow::anyhow;
 use clap::Parser;
 use tokio::{
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use crate::{
     interval::{check_interval, parse_interval},
+    metrics::{DeviceMetrics, Metrics},
     pod_devices::HELP,
-    read::Reader,
+    read::{Reader, TIMEOUT},
 };
 
 /// The settings of the `standalone` binary.
@@ -35,6 +36,10 @@ pub struct Settings {
         value_parser = parse_interval
     )]
     pub interval: Duration,
+
+    /// Where it can be watched.
+    #[command(flatten)]
+    pub admin: AdminSettings,
 }
 
 /// What [`run`] works on.
@@ -44,6 +49,8 @@ pub struct Config {
     pub devices: Vec<Endpoint>,
     /// The time between two readings of a device, from 100 ms to 24 h.
     pub interval: Duration,
+    /// Where it can be watched. It is ready once each device has been read, well or not.
+    pub admin: AdminSettings,
 }
 
 /// Reads each device at once and then at every interval, and logs the device and its value in one line, until
@@ -51,13 +58,30 @@ pub struct Config {
 /// when the future is dropped, are cancelled.
 ///
 /// # Errors
-/// The interval is out of range, or the HTTP client cannot be set up. A failing device is not an error.
+/// The interval is out of range, the admin address cannot be listened on, or the HTTP client cannot be set up. A failing
+/// device is not an error.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     check_interval(config.interval)?;
     let reader = Reader::new()?;
+    let (mut registry, loops) = (registry(), Loops::default());
+    let http = registry.sub_registry_with_prefix("http");
+    let metrics = Metrics::new(http, config.devices.iter().map(Endpoint::to_string));
+    let told: Vec<_> = metrics.devices().collect();
+    let admin = Admin {
+        metrics: registry,
+        loops: loops.clone(),
+        not_ready: Box::new(move || metrics.unread()),
+    };
+    let _admin = admin.serve(&config.admin).await?;
     let mut devices = JoinSet::new();
-    for device in config.devices {
-        devices.spawn(read_at_interval(device, config.interval, reader.clone()));
+    for (device, metrics) in config.devices.into_iter().zip(told) {
+        let told = (metrics, loops.begin(format!("reading {device}")));
+        devices.spawn(read_at_interval(
+            device,
+            config.interval,
+            reader.clone(),
+            told,
+        ));
     }
     tokio::select! {
         () = shutdown => Ok(()),
@@ -66,14 +90,23 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     }
 }
 
-async fn read_at_interval(device: Endpoint, every: Duration, reader: Reader) {
+async fn read_at_interval(
+    device: Endpoint,
+    every: Duration,
+    reader: Reader,
+    (mut metrics, alive): (DeviceMetrics, Loop),
+) {
     let mut outage = Outage::new(module_path!(), device.to_string());
     let consequence = format!("trying again every {}", humantime::format_duration(every));
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match reader.read(device.url()).await {
+        let started = Instant::now();
+        let reading = reader.read(device.url()).await;
+        metrics.read(started.elapsed(), reading.as_ref().ok());
+        alive.turns(every + TIMEOUT);
+        match reading {
             Ok(reading) => {
                 outage.succeeded();
                 match one_line(&reading.value).as_str() {
@@ -95,6 +128,7 @@ mod tests {
         let config = Config {
             devices: Vec::new(),
             interval: Duration::ZERO,
+            admin: AdminSettings::default(),
         };
         assert!(run(config, std::future::pending()).await.is_err());
     }

@@ -135,6 +135,7 @@ async fn at(address: SocketAddr, device: &str) -> Broker {
         devices: vec![device.parse().unwrap()],
         min_interval: Duration::from_millis(100),
         max_reads: 16,
+        admin: Default::default(),
     };
     let stop = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(run(config, listener, stop.clone().cancelled_owned()));

@@ -130,19 +130,7 @@ where
     where
         L::Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let mut outage = Outage::new(module_path!(), "accepting connections");
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    outage.succeeded();
-                    self.admit(connection);
-                }
-                Err(error) => {
-                    outage.failed(error, "callers have to wait");
-                    sleep(ACCEPT_AGAIN).await;
-                }
-            }
-        }
+        accept(&mut listener, |connection| self.admit(connection)).await;
     }
 
     fn admit<C>(&self, connection: C)
@@ -241,6 +229,23 @@ impl<S> Connections<S> {
 impl<S> Drop for Connections<S> {
     fn drop(&mut self) {
         self.cut_off();
+    }
+}
+
+/// Gives what connects to `listener` to `admit`, until the future is dropped.
+pub(crate) async fn accept<L: Listener>(listener: &mut L, mut admit: impl FnMut(L::Io)) {
+    let mut outage = Outage::new(module_path!(), "accepting connections");
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                outage.succeeded();
+                admit(connection);
+            }
+            Err(error) => {
+                outage.failed(error, "callers have to wait");
+                sleep(ACCEPT_AGAIN).await;
+            }
+        }
     }
 }
 

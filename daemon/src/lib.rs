@@ -3,9 +3,11 @@
 //! - [`execute`]: settings, log, runtime, signals, exit status;
 //! - [`Outage`] and [`LineBudget`]: what happens again and again, in few log lines;
 //! - [`Connections`]: a server for gRPC that bounds what its peers can hold;
-//! - [`parse_duration`], [`parse_listen_address`]: settings as people write them;
+//! - [`Admin`]: liveness, readiness and metrics over HTTP;
+//! - [`parse_duration`], [`parse_listen_address`], [`listen`]: settings as people write them;
 //! - [`one_line`], [`causes`], [`innermost`]: somebody else's words in a log line.
 
+mod admin;
 mod connections;
 mod outage;
 mod settings;
@@ -13,8 +15,9 @@ mod start;
 mod stderr;
 mod words;
 
+pub use admin::{Admin, AdminSettings, Loop, Loops, registry};
 pub use connections::{Close, Connections, Limits, Tcp};
 pub use outage::{LineBudget, Outage};
-pub use settings::{parse_duration, parse_listen_address};
+pub use settings::{listen, parse_duration, parse_listen_address};
 pub use start::{BadSetting, Shutdown, execute, execute_with_log, log_builder, version};
 pub use words::{causes, innermost, one_line};

@@ -1,6 +1,13 @@
 //! Settings as people write them.
 
-use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use tokio::net::TcpListener;
 
 /// Reads a duration with a unit, such as `500ms`, `10s`, `1m` or `24h`.
 ///
@@ -32,21 +39,40 @@ fn in_words(duration: Duration) -> String {
     }
 }
 
-/// Reads `ADDRESS:PORT`; as in Go, `:PORT` is that port of every address.
+/// Reads `ADDRESS:PORT`; as in Go, `:PORT` is that port of every address, by IPv6 as by IPv4.
 ///
 /// # Errors
 /// The rule.
 pub fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
     let text = match text.strip_prefix(':') {
-        Some(port) => &format!("0.0.0.0:{port}"),
+        Some(port) => &format!("[::]:{port}"),
         None => text,
     };
     text.parse()
         .map_err(|_| "expected ADDRESS:PORT, such as 0.0.0.0:8080 or [::]:8080".to_owned())
 }
 
+/// Listens on `address`. Every address is every IPv4 address where there is no IPv6.
+///
+/// # Errors
+/// The system's.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        // EAFNOSUPPORT has no name in `ErrorKind`.
+        Err(error)
+            if address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED)
+                && error.kind() != io::ErrorKind::AddrInUse =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -82,7 +108,7 @@ mod tests {
     fn an_address_to_listen_on_has_a_port_and_may_leave_out_the_host() {
         for (text, address) in [
             ("0.0.0.0:50051", "0.0.0.0:50051"),
-            (":8084", "0.0.0.0:8084"),
+            (":8084", "[::]:8084"),
             ("[::]:1", "[::]:1"),
             ("127.0.0.1:0", "127.0.0.1:0"),
         ] {
@@ -99,5 +125,17 @@ mod tests {
         ] {
             assert!(parse_listen_address(text).is_err(), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn every_address_is_reached_by_ipv4_too() {
+        let listener = listen(parse_listen_address(":0").unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (connected, accepted) =
+            tokio::join!(TcpStream::connect(("127.0.0.1", port)), listener.accept());
+        assert_eq!(
+            connected.unwrap().local_addr().unwrap().port(),
+            accepted.unwrap().1.port()
+        );
     }
 }

@@ -43,17 +43,20 @@ impl fmt::Display for BadSetting {
 
 impl std::error::Error for BadSetting {}
 
+/// What was built, where the build was told.
+pub(crate) fn revision() -> Option<&'static str> {
+    option_env!("REVISION").filter(|revision| !matches!(*revision, "" | "unknown"))
+}
+
 /// The version that `--version` names, with the revision where the build was told one (`REVISION`).
 pub fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
     VERSION.get_or_init(|| {
         let version = env!("CARGO_PKG_VERSION");
-        match option_env!("REVISION") {
-            Some(revision) if !revision.is_empty() && revision != "unknown" => {
-                format!("{version} ({revision})")
-            }
-            _ => version.to_owned(),
-        }
+        revision().map_or_else(
+            || version.to_owned(),
+            |revision| format!("{version} ({revision})"),
+        )
     })
 }
 

@@ -1,6 +1,10 @@
 //! One GET, bounded in every direction.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -19,8 +23,13 @@ use crate::{
 /// How many redirects are followed.
 pub(crate) const MAX_REDIRECTS: usize = 5;
 
-/// How long connecting may take, the look-up of the name included; the request's own time-out may be shorter.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long connecting may take at most, the look-up of the name included. A request takes this, its half, a quarter and so on:
+/// the first that is at most three quarters of its own time-out. It is shared out among the addresses of a name, so that the
+/// second one gets its turn where the first is dead.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How many different ones there are. The shortest is 47 ms.
+const CONNECT_TIMEOUTS: usize = 7;
 
 /// Where a redirect may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +42,20 @@ pub enum Redirects {
 }
 
 /// A process's HTTP client. It keeps connections alive from one GET to the next; clones share them.
-#[derive(Clone, Debug)]
-pub struct Client(reqwest::Client);
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    build: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
+    /// One for each time to connect, made when it is needed, since reqwest sets that for all requests of a client.
+    clients: [OnceLock<reqwest::Client>; CONNECT_TIMEOUTS],
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
 
 impl Client {
     /// A client that calls itself `user_agent` and reaches servers directly: a proxy in the environment is for what lies
@@ -42,15 +63,41 @@ impl Client {
     ///
     /// # Errors
     /// When TLS cannot be set up at all.
-    pub fn new(user_agent: &str, redirects: Redirects) -> anyhow::Result<Self> {
+    pub fn new(user_agent: &'static str, redirects: Redirects) -> anyhow::Result<Self> {
         // Fails where the process has a provider already, and then that one is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = || builder(user_agent, redirects);
-        let client = builder().build().or_else(|error| {
-            log::warn!("https cannot be used, http can: {}", cause(&error));
-            builder().tls_certs_only([]).build()
+        let trusts = builder(user_agent, redirects).build();
+        if let Err(error) = &trusts {
+            log::warn!("https cannot be used, http can: {}", cause(error));
+        }
+        let trusts = trusts.is_ok();
+        let client = Self::of(move || match trusts {
+            true => builder(user_agent, redirects),
+            false => builder(user_agent, redirects).tls_certs_only([]),
         });
-        Ok(Self(client.context("cannot set up the HTTP client")?))
+        client.within(0).context("cannot set up the HTTP client")?;
+        Ok(client)
+    }
+
+    fn of(build: impl Fn() -> ClientBuilder + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner {
+            build: Box::new(build),
+            clients: Default::default(),
+        }))
+    }
+
+    /// The client that takes [`CONNECT_TIMEOUT`], halved so many times, to connect.
+    fn within(&self, halvings: usize) -> reqwest::Result<reqwest::Client> {
+        let connect = CONNECT_TIMEOUT / (1 << halvings);
+        let build = || (self.0.build)().connect_timeout(connect).build();
+        let Some(client) = self.0.clients.get(halvings) else {
+            return build();
+        };
+        if let Some(client) = client.get() {
+            return Ok(client.clone());
+        }
+        let built = build()?;
+        Ok(client.get_or_init(|| built).clone())
     }
 
     /// Sends a GET. `timeout` is for all of it, the last byte of the body included. Dropping the future or the reply gives
@@ -65,8 +112,12 @@ impl Client {
         timeout: Duration,
     ) -> Result<Reply, HttpError> {
         let started = Instant::now();
+        let is_longer = |halvings: &usize| CONNECT_TIMEOUT / (1 << halvings) > timeout * 3 / 4;
+        let halvings = (0..CONNECT_TIMEOUTS - 1).take_while(is_longer).count();
+        let client = self.within(halvings);
+        let client = client.map_err(|error| HttpError::NoConnection(cause(&error)))?;
         let send = |timeout| {
-            let request = self.0.get(url.clone()).header(ACCEPT, accept);
+            let request = client.get(url.clone()).header(ACCEPT, accept);
             request.timeout(timeout).send()
         };
         let response = match send(timeout).await {
@@ -112,7 +163,6 @@ fn builder(user_agent: &str, redirects: Redirects) -> ClientBuilder {
     };
     reqwest::Client::builder()
         .user_agent(user_agent)
-        .connect_timeout(CONNECT_TIMEOUT)
         .dns_resolver(Resolver::default())
         .no_proxy()
         // A redirect must not carry the query elsewhere.
@@ -176,5 +226,58 @@ impl Reply {
             body.extend_from_slice(&chunk);
         }
         Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpSocket, TcpStream},
+    };
+
+    use super::*;
+
+    /// An address that drops what would connect to it, and what makes it so.
+    async fn dead() -> (SocketAddr, Vec<TcpStream>, TcpListener) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        let patience = Duration::from_millis(500);
+        while let Ok(connected) = tokio::time::timeout(patience, TcpStream::connect(address)).await
+        {
+            queued.push(connected.unwrap());
+        }
+        (address, queued, listener)
+    }
+
+    #[tokio::test]
+    async fn a_second_address_gets_its_turn_where_the_first_is_dead_within_any_timeout() {
+        let (dead, _queued, _listener) = dead().await;
+        let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [dead, live.local_addr().unwrap()];
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = live.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 1_000]).await.unwrap();
+                let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                stream.write_all(reply).await.unwrap();
+            }
+        });
+        let client = Client::of(move || {
+            let builder = builder("test", Redirects::Anywhere).tls_certs_only([]);
+            builder.resolve_to_addrs("two", &addresses)
+        });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = Url::parse("http://two/").unwrap();
+        for timeout in [400, 1_000, 5_000].map(Duration::from_millis) {
+            let reply = client.get(&url, "*/*", timeout).await;
+            let reply = reply.unwrap_or_else(|error| panic!("{timeout:?}: {error}"));
+            assert_eq!(reply.body(10).await.unwrap(), b"ok");
+        }
     }
 }

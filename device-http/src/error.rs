@@ -6,7 +6,7 @@ use akri_daemon::{causes, innermost, one_line};
 use reqwest::StatusCode;
 use rustls::CertificateError;
 
-use crate::client::{CONNECT_TIMEOUT, MAX_REDIRECTS};
+use crate::client::MAX_REDIRECTS;
 
 /// Why there is no reply that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +47,8 @@ impl Error for HttpError {}
 
 impl HttpError {
     pub(crate) fn new(error: &reqwest::Error, timeout: Duration) -> Self {
-        if error.is_timeout() && error.is_connect() && timeout > CONNECT_TIMEOUT {
-            Self::NoConnection(format!("it took more than {CONNECT_TIMEOUT:?}"))
+        if error.is_timeout() && error.is_connect() {
+            Self::NoConnection("it took too long".into())
         } else if error.is_timeout() {
             Self::TimedOut(timeout)
         } else if error.is_redirect() {

@@ -8,11 +8,12 @@ use std::{
     future::pending,
     path::Path,
     process::{Child, Command},
+    time::Duration,
 };
 
 use akri_http_mock_device::Devices;
 use akri_http_stub_agent::{Config, Configuration, State, StubAgent};
-use support::*;
+use support::{admin::Admin, *};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -176,6 +177,37 @@ async fn an_update_on_tcp_loses_nothing() {
         old.stop().await.unwrap();
         old = new;
         settled(&agent, 1, round as u64 + 2).await;
+    }
+    let state = agent.state().borrow().clone();
+    assert_eq!((state.deleted, state.created), (0, NINE as u64));
+
+    // Rule 24: each address that was left costs a new Configuration a try, and rule 7 doubles the delays between them.
+    agent
+        .add_configuration(configuration("later", &url))
+        .unwrap();
+    let all = |state: &State| state.instances.len() == 2 * NINE;
+    let state = agent.wait_for(all, SOON).await.unwrap();
+    assert_eq!(state.delays, [1, 2, 4].map(Duration::from_secs));
+}
+
+#[tokio::test]
+async fn an_update_that_waits_until_the_new_handler_is_ready_loses_nothing() {
+    let url = service().await;
+    let directory = tempfile::tempdir().unwrap();
+    let agent = agent(&directory, &url).await;
+    let ready = async |update: u8| {
+        let admin = Admin::on(40 + update);
+        let mut config = config(directory.path());
+        admin.set(&mut config);
+        let handler = Handler::run(tempfile::tempdir().unwrap(), config);
+        admin.ready().await;
+        handler
+    };
+    let mut running = ready(0).await;
+    for update in 1..=4 {
+        let next = ready(update).await;
+        running.stop().await.unwrap();
+        running = next;
     }
     let state = agent.state().borrow().clone();
     assert_eq!((state.deleted, state.created), (0, NINE as u64));

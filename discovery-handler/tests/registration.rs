@@ -16,7 +16,7 @@ use tonic::Status;
 /// Lets some seconds pass, in which the directory is looked at again many times; it takes no time.
 async fn seconds_pass() {
     tokio::time::pause();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     tokio::time::resume();
 }
 
@@ -205,8 +205,8 @@ async fn rule_24_an_agent_that_opens_no_stream_is_told_again_less_and_less_often
     let agent = Agent::start(handler.directory.path());
     agent.registered(1).await;
     tokio::time::pause();
-    // After 10, 30, 70, 150 and 310 s, and then every 300 s.
-    for (seconds, count) in [(8, 1), (12, 2), (300, 6), (3_600, 18)] {
+    // After 7, 21, 49, 105, 217 and 441 s, and then every 300 s.
+    for (seconds, count) in [(5, 1), (13, 2), (302, 6), (3_600, 18)] {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let told = agent.count();
         assert!(

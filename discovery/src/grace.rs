@@ -27,6 +27,10 @@ impl Missing {
         self.0.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Compares the last list with what was found `now`. A device is kept as long as it has not been missing for `grace` from
     /// every reply.
     pub fn keep<'a>(

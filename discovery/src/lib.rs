@@ -85,11 +85,15 @@ mod devices;
 mod directory;
 mod grace;
 mod list;
+mod news;
+mod observed;
 mod own_socket;
 mod poll;
 mod registration;
+mod saved;
 mod service;
 mod settings;
+
 mod streams;
 
 use std::{
@@ -97,7 +101,7 @@ use std::{
     time::Duration,
 };
 
-use akri_daemon::{Connections, one_line};
+use akri_daemon::{Admin, Connections, one_line, registry};
 pub use akri_http_proto::v0::{Device, DeviceSpec, Mount};
 use async_trait::async_trait;
 use log::info;
@@ -110,6 +114,7 @@ pub use devices::Devices;
 pub use list::DeviceList;
 pub use settings::{NETWORK_PORT, PodIp, Settings};
 
+use observed::Observed;
 use own_socket::Own;
 use poll::Pollers;
 use registration::{Registration, keep_registered};
@@ -195,6 +200,8 @@ pub async fn run<H: DiscoveryHandler>(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     settings.check()?;
+    let observed = Observed::new(&settings);
+    let _admin = admin(&observed).serve(&settings.admin).await?;
     let mut shutdown = pin!(shutdown);
     if settings.pod_ip.0.is_none() {
         tokio::select! {
@@ -204,25 +211,25 @@ pub async fn run<H: DiscoveryHandler>(
     }
     let stop = CancellationToken::new();
     let _stop_when_dropped = stop.clone().drop_guard();
-    let pollers = Pollers::new(handler, settings.shared, stop.clone());
+    let pollers = Pollers::new(handler, &settings, observed.clone(), stop.clone());
     let service = Discover::new(pollers, stop.clone());
-    let mut streams = service.streams();
     let connections = Arc::new(Connections::new(service, LIMITS, stop.clone()));
 
     let outcome = async {
         let own = Own::bind(&settings, connections.clone()).await?;
         info!("serving at {}", own.place().borrow().reach.endpoint);
         let registration = Registration::new(&settings);
-        let registered = keep_registered(registration, own.place(), streams.clone());
+        let registered = keep_registered(registration, own.place(), observed.clone());
         tokio::select! {
-            () = own.keep() => Ok(()),
+            () = own.keep(&observed.loops) => Ok(()),
             registered = registered => registered,
         }
     };
     let outcome = tokio::select! {
         outcome = outcome => outcome,
         () = shutdown => {
-            // The other side is held by the service.
+            let mut streams = observed.streams.subscribe();
+            // The other side is held here.
             let _ = timeout(GRACE, streams.wait_for(|streams| streams.open == 0)).await;
             Ok(())
         }
@@ -230,4 +237,16 @@ pub async fn run<H: DiscoveryHandler>(
     stop.cancel();
     connections.end(DRAIN).await;
     outcome
+}
+
+/// What the admin port shows.
+fn admin(observed: &Arc<Observed>) -> Admin {
+    let mut metrics = registry();
+    observed.register(&mut metrics);
+    let (loops, observed) = (observed.loops.clone(), observed.clone());
+    Admin {
+        metrics,
+        loops,
+        not_ready: Box::new(move || observed.not_ready()),
+    }
 }

@@ -1,9 +1,10 @@
 //! The list that the streams send: encoded once, in pieces that a list shares with the one before it, so that many streams
 //! and many changes take little more memory than one list (rule 17: 24 MiB). No I/O, no timers.
 
-use std::{fmt, iter::Peekable, sync::Arc};
+use std::{fmt, iter::Peekable, mem::take, sync::Arc};
 
 use akri_http_proto::v0::DiscoverResponse;
+use anyhow::ensure;
 use blake2::{Blake2b, Digest, digest::consts::U3};
 use bytes::Bytes;
 use prost::{Message, length_delimiter_len};
@@ -29,6 +30,8 @@ pub struct DeviceList {
     pieces: Vec<Arc<Piece>>,
     len: usize,
     encoded_len: usize,
+    /// Whether it comes from a file, and so perhaps from a handler that makes other devices of the same ids.
+    is_old: bool,
 }
 
 /// Some neighbours. A message that is the pieces of a list one after the other is the list's, as protobuf has it.
@@ -70,19 +73,54 @@ impl DeviceList {
             let hash = hashes.of(id);
             draft.push(id, hash);
             let is_last = place + 1 == found.len();
-            if is_last || hash % ABOUT == 0 || draft.ends.len() == MOST {
-                let piece = self.piece(std::mem::take(&mut draft), next.len, found);
-                next.len += piece.ids.len();
-                next.encoded_len += piece.encoded.len();
-                next.pieces.push(piece);
-                if next.encoded_len > MAX_MESSAGE {
-                    return Err(TooLarge {
-                        devices: found.len(),
-                    });
-                }
+            if is_last || ends_a_piece(hash, draft.ends.len()) {
+                let piece = self.piece(take(&mut draft), next.len, found);
+                next.push(piece).map_err(|_| TooLarge {
+                    devices: found.len(),
+                })?;
             }
         }
         Ok(next)
+    }
+
+    /// The list whose pieces were encoded like this, if they can be.
+    pub(crate) fn from_encoded<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> anyhow::Result<Self> {
+        let mut list = Self {
+            is_old: true,
+            ..Self::default()
+        };
+        let (mut devices, mut hashes) = (Vec::new(), Vec::new());
+        let mut last: Option<String> = None;
+        for encoded in pieces {
+            for device in DiscoverResponse::decode(encoded)?.devices {
+                let is_next = last.is_none_or(|last| last < device.id);
+                ensure!(is_next, "its devices are not in their order");
+                last = Some(device.id.clone());
+                let hash = instance_hash(&device.id);
+                hashes.push(hash);
+                devices.push(device);
+                if ends_a_piece(hash, hashes.len()) {
+                    let (devices, hashes) = (take(&mut devices), take(&mut hashes));
+                    list.push(Arc::new(Piece::new(devices, hashes)))?;
+                }
+            }
+        }
+        if !devices.is_empty() {
+            list.push(Arc::new(Piece::new(devices, hashes)))?;
+        }
+        Ok(list)
+    }
+
+    fn push(&mut self, piece: Arc<Piece>) -> Result<(), TooLarge> {
+        self.len += piece.ids.len();
+        self.encoded_len += piece.encoded.len();
+        self.pieces.push(piece);
+        match self.encoded_len {
+            0..=MAX_MESSAGE => Ok(()),
+            _ => Err(TooLarge { devices: self.len }),
+        }
     }
 
     /// The piece for these devices, the first of which is at `place`; one of this list where that is the same.
@@ -94,6 +132,7 @@ impl DeviceList {
             .filter(|piece| piece.ids().eq(draft.ids()));
         if let Some(piece) = known
             && found.are_told_by_ids()
+            && !self.is_old
         {
             return piece.clone();
         }
@@ -198,6 +237,11 @@ impl Piece {
             std::str::from_utf8(id).unwrap_or_default()
         })
     }
+}
+
+/// Whether a piece ends behind its device of this number and hash.
+fn ends_a_piece(hash: u32, number: usize) -> bool {
+    hash.is_multiple_of(ABOUT) || number == MOST
 }
 
 #[derive(Default)]

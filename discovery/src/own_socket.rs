@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use akri_daemon::{Connections, LineBudget, Outage, Tcp};
+use akri_daemon::{Connections, LineBudget, Loops, Outage, Tcp};
 use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
 use anyhow::{Context as _, bail};
 use log::warn;
@@ -139,13 +139,15 @@ impl<H: DiscoveryHandler> Own<H> {
 
     /// Binds the own socket again whenever its file is lost. While that fails, open streams live on, and the cause is
     /// logged. Runs until it is dropped, and removes the own socket then.
-    pub async fn keep(mut self) {
+    pub async fn keep(mut self, loops: &Loops) {
         if self.names.is_empty() {
             return std::future::pending().await;
         }
+        let turning = loops.begin("own socket");
         let mut outage = Outage::new(module_path!(), "the lost own socket");
         let mut lines = LineBudget::default();
         loop {
+            turning.turns(LOOK);
             sleep(LOOK).await;
             if self.place.borrow().is_there() {
                 outage.succeeded();

@@ -10,7 +10,7 @@ use std::{
 use akri_daemon::{LineBudget, Outage};
 use anyhow::anyhow;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use log::{Level, log};
+use log::Level;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
@@ -19,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Discovered, DiscoveryHandler, Request,
-    collisions::{Collision, collisions},
-    grace::{Kept, Missing},
+    grace::Missing,
     list::DeviceList,
+    news::News,
+    observed::{Observed, Report, Shown},
+    saved::{Saved, Saver},
+    settings::Settings,
     streams::PeerLog,
 };
 
@@ -30,12 +33,6 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// How far from its time a poll may be, as a part of the delay: a cluster's nodes shall not ask in step.
 const JITTER: f64 = 0.1;
-
-/// How many devices a log line names.
-const NAMED: usize = 3;
-
-/// How many collisions are warned of at once.
-const COLLISIONS_NAMED: usize = 10;
 
 /// The newest list, or none before the first poll that succeeded.
 pub(crate) type List = Option<Arc<DeviceList>>;
@@ -47,17 +44,26 @@ pub(crate) type Lists = watch::Receiver<List>;
 pub(crate) struct Pollers<H: DiscoveryHandler> {
     handler: H,
     shared: bool,
+    saved: Option<Arc<Saved>>,
+    observed: Arc<Observed>,
     stop: CancellationToken,
     log: PeerLog,
     running: Mutex<HashMap<H::Request, watch::Sender<List>>>,
 }
 
 impl<H: DiscoveryHandler> Pollers<H> {
-    /// None is running yet; all end when `stop` is cancelled. `shared` is the setting.
-    pub fn new(handler: H, shared: bool, stop: CancellationToken) -> Arc<Self> {
+    /// None is running yet; all end when `stop` is cancelled.
+    pub fn new(
+        handler: H,
+        settings: &Settings,
+        observed: Arc<Observed>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             handler,
-            shared,
+            shared: settings.shared,
+            saved: Saved::new(settings),
+            observed,
             stop,
             log: PeerLog::new(),
             running: Mutex::default(),
@@ -66,6 +72,10 @@ impl<H: DiscoveryHandler> Pollers<H> {
 
     pub fn handler(&self) -> &H {
         &self.handler
+    }
+
+    pub fn observed(&self) -> &Arc<Observed> {
+        &self.observed
     }
 
     pub fn log(&self) -> &PeerLog {
@@ -105,16 +115,16 @@ impl<H: DiscoveryHandler> Pollers<H> {
             true => LineBudget::default(),
             false => LineBudget::spent(),
         };
-        let outage = Outage::with_budget(module_path!(), request.to_string(), budget());
+        let name = request.to_string();
         let mut poller = Poller {
-            handler: &self.handler,
-            shared: self.shared,
             request: &request,
             last: None,
             missing: Missing::default(),
-            outage,
-            lines: budget(),
-            collisions: Vec::new(),
+            outage: Outage::with_budget(module_path!(), name.as_str(), budget()),
+            news: News::new(&self.handler, self.shared, &request, budget()),
+            report: self.observed.report(&name),
+            saver: self.saved.as_ref().map(|saved| saved.keep(&request)),
+            pollers: &self,
         };
         let mut polling = pin!(poller.poll(&lists));
         loop {
@@ -172,49 +182,87 @@ fn jittered(delay: Duration) -> Duration {
 
 /// Asks the handler again and again for one request.
 struct Poller<'a, H: DiscoveryHandler> {
-    handler: &'a H,
-    shared: bool,
+    pollers: &'a Pollers<H>,
     request: &'a H::Request,
-    /// What the last poll that was taken brought.
-    last: Option<(Arc<DeviceList>, H::Reply)>,
-    /// The devices of the last list that are missing and kept.
+    /// The list that stands, and what the poll that brought it wants to hand to the next one.
+    last: Option<(Arc<DeviceList>, Option<H::Reply>)>,
+    /// The devices of that list that are missing and kept.
     missing: Missing,
     outage: Outage,
-    /// For what the lists say, since somebody else makes them.
-    lines: LineBudget,
-    /// Those that were warned of.
-    collisions: Vec<Collision>,
+    news: News<'a, H>,
+    report: Report,
+    saver: Option<Saver>,
 }
 
 impl<H: DiscoveryHandler> Poller<'_, H> {
     /// Polls until dropped; each list that differs from the one before goes to `lists`.
     async fn poll(&mut self, lists: &watch::Sender<List>) {
+        self.begin(lists).await;
+        let observed = &self.pollers.observed;
+        let turning = observed.loops.begin(format!("polling {}", self.request));
         let mut schedule = Schedule::new(self.request.interval());
         loop {
             let started = Instant::now();
             let asked = self.ask().await;
+            observed
+                .poll_seconds
+                .observe(started.elapsed().as_secs_f64());
             let good = asked.is_ok();
             match asked {
                 Ok(Some(list)) => {
+                    self.report.update(|polled| polled.changed += 1);
                     lists.send_replace(Some(list));
                 }
-                Ok(None) => {}
+                Ok(None) => self.report.update(|polled| polled.unchanged += 1),
                 Err(cause) => self.failed(&cause),
             }
             if good {
-                self.outage.succeeded();
+                self.succeeded();
             }
-            sleep_until(schedule.next(started, good)).await;
+            let next = schedule.next(started, good);
+            turning.turns(next - Instant::now() + self.request.timeout());
+            sleep_until(next).await;
         }
+    }
+
+    /// What is known before the first poll: the list of a poller that panicked, or of a process that is no more.
+    async fn begin(&mut self, lists: &watch::Sender<List>) {
+        let mut age = Duration::ZERO;
+        let mut known = lists.borrow().clone();
+        if known.is_none()
+            && let Some(saved) = &self.pollers.saved
+            && let Some(saved) = saved.load(self.request, &self.pollers.log).await
+        {
+            let (request, devices) = (self.request, saved.0.len());
+            age = saved.1;
+            self.news.line(
+                Level::Info,
+                format_args!("{request}: {devices} devices, saved {age:.0?} ago"),
+            );
+            known = Some(Arc::new(saved.0));
+            lists.send_replace(known.clone());
+        }
+        let Some(list) = known else {
+            return;
+        };
+        let shown = Shown {
+            good: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
+            devices: list.len(),
+            missing: 0,
+            collisions: 0,
+        };
+        self.report.update(|polled| polled.list = Some(shown));
+        self.last = Some((list, None));
     }
 
     /// One poll; the list, if it is another one than the last.
     async fn ask(&mut self) -> anyhow::Result<List> {
         // While a device is missing, a reply that has not changed counts too.
         let last = self.last.as_ref().filter(|_| self.missing.is_empty());
-        let last = last.map(|(_, reply)| reply);
+        let last = last.and_then(|(_, reply)| reply.as_ref());
         let within = self.request.timeout();
-        let discovered = timeout(within, self.handler.discover(self.request, last)).await;
+        let handler = &self.pollers.handler;
+        let discovered = timeout(within, handler.discover(self.request, last)).await;
         let discovered =
             discovered.map_err(|_| anyhow!("no complete reply within {within:?}"))??;
         let Discovered::Devices(devices, reply) = discovered else {
@@ -225,103 +273,35 @@ impl<H: DiscoveryHandler> Poller<'_, H> {
         let grace = self.request.grace();
         let kept = (self.missing).keep(&before, &devices, Instant::now(), grace);
         let list = before.next(&devices.with(&kept.all, &before))?;
-        self.tell_missing(&kept, grace);
-        if known.is_some() && *before == list {
-            self.last = Some((before, reply));
+        self.news.of_missing(&kept);
+        let list = Arc::new(list);
+        self.last = Some((list.clone(), Some(reply)));
+        if known.as_ref() == Some(&list) {
             return Ok(None);
         }
-        self.tell(known.as_deref(), &list);
-        let list = Arc::new(list);
-        self.last = Some((list.clone(), reply));
+        self.news.of_list(known.as_deref(), &list);
         Ok(Some(list))
     }
 
-    fn tell_missing(&mut self, kept: &Kept<'_>, grace: Duration) {
-        let (request, missing) = (self.request, kept.all.len());
-        if !kept.new.is_empty() {
-            let new = self.named("new", &kept.new);
-            self.line(
-                Level::Warn,
-                format_args!(
-                    "{request}: {missing} devices are missing and kept for {grace:?}{new}"
-                ),
-            );
-        }
-        if kept.back > 0 {
-            let back = kept.back;
-            self.line(
-                Level::Info,
-                format_args!("{request}: {back} devices that were missing are back"),
-            );
-        }
-    }
-
-    /// Logs what is another in `list`.
-    fn tell(&mut self, known: Option<&DeviceList>, list: &DeviceList) {
-        let (request, count) = (self.request, list.len());
-        let Some(known) = known else {
-            self.line(Level::Info, format_args!("{request}: {count} devices"));
-            return self.warn_of_collisions(list);
-        };
-        let came: Vec<&str> = known.missing_from(list).collect();
-        let gone: Vec<&str> = list.missing_from(known).collect();
-        let (new, gone) = (self.named("new", &came), self.named("gone", &gone));
-        self.line(
-            Level::Info,
-            format_args!("{request}: {count} devices{new}{gone}"),
-        );
-        if !came.is_empty() {
-            self.warn_of_collisions(list);
-        }
-    }
-
-    fn named(&self, word: &str, ids: &[&str]) -> String {
-        match ids.len() {
-            0 => String::new(),
-            1..=NAMED => {
-                let shown: Vec<_> = ids.iter().map(|id| self.handler.shown(id)).collect();
-                format!(", {word}: {}", shown.join(" "))
-            }
-            many => format!(", {word}: {many} devices"),
-        }
-    }
-
-    fn warn_of_collisions(&mut self, list: &DeviceList) {
-        if !self.shared {
+    fn succeeded(&mut self) {
+        self.outage.succeeded();
+        let Some((list, _)) = &self.last else {
             return;
-        }
-        let collisions = collisions(list);
-        let new = |collision: &&Collision| !self.collisions.contains(collision);
-        let new: Vec<Collision> = collisions.iter().filter(new).cloned().collect();
-        let request = self.request;
-        for Collision { hash, devices } in new.iter().take(COLLISIONS_NAMED) {
-            let [one, other] = devices.each_ref().map(|id| self.handler.shown(id));
-            self.line(
-                Level::Warn,
-                format_args!(
-                    "{request}: {one} and {other} have the same Instance hash {hash}: Akri shows only one of them"
-                ),
-            );
-        }
-        let more = new.len().saturating_sub(COLLISIONS_NAMED);
-        if more > 0 {
-            self.line(
-                Level::Warn,
-                format_args!(
-                    "{request}: {more} or more other pairs of devices have the same Instance hash"
-                ),
-            );
-        }
-        self.collisions = collisions;
-    }
-
-    fn line(&mut self, level: Level, line: std::fmt::Arguments<'_>) {
-        if let Some(left_out) = self.lines.take() {
-            log!(level, "{line}{left_out}");
+        };
+        let shown = Shown {
+            good: Instant::now(),
+            devices: list.len(),
+            missing: self.missing.len(),
+            collisions: self.news.collisions(),
+        };
+        self.report.update(|polled| polled.list = Some(shown));
+        if let Some(saver) = &mut self.saver {
+            saver.save(list);
         }
     }
 
     fn failed(&mut self, cause: &anyhow::Error) {
+        self.report.update(|polled| polled.failed += 1);
         let consequence = match &self.last {
             Some((list, _)) => format!("the last list of {} devices stands", list.len()),
             None => "there is no list yet, and none is sent".into(),

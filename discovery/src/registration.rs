@@ -1,6 +1,6 @@
 //! Keeps this handler registered with the Agent.
 
-use std::{error::Error, path::PathBuf, pin::pin, time::Duration};
+use std::{error::Error, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use akri_daemon::{Outage, innermost};
 use akri_http_proto::v0::{
@@ -18,6 +18,7 @@ use tonic::transport::Endpoint;
 use crate::{
     agent::{Known, Seen},
     directory::{FileId, look_again},
+    observed::Observed,
     own_socket::{Place, Reach},
     settings::Settings,
     streams::Streams,
@@ -34,11 +35,11 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// An Agent that opens no stream is told again after the first of these, then after twice that and so on up to the second: it may
 /// have been busy with another request when we registered, or have dropped us when it could not reach us for a moment (rule
-/// 24). Without a stream that costs it nothing (rule 5).
-const RENEW: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5 * 60));
+/// 24). Without a stream that costs it nothing (rule 5). The first time is before a handler that nobody asks counts as ready.
+const RENEW: (Duration, Duration) = (Duration::from_secs(7), Duration::from_secs(5 * 60));
 
 /// After this long without a try the delays start anew.
-const SETTLED: Duration = Duration::from_secs(9);
+const SETTLED: Duration = Duration::from_secs(6);
 
 /// What to register, and where.
 pub(crate) struct Registration {
@@ -71,11 +72,11 @@ impl Registration {
         let registered = RegistrationClient::new(channel)
             .register_discovery_handler(request)
             .await;
-        registered.map_err(|status| match status.source() {
+        registered.map_err(|observed| match observed.source() {
             // The connection broke; the Agent itself said nothing.
             Some(cause) => anyhow!("no answer: {}", innermost(cause)),
             None => {
-                let (code, message) = (status.code(), status.message().escape_debug());
+                let (code, message) = (observed.code(), observed.message().escape_debug());
                 anyhow!("the Agent refused: {code:?}: {message}")
             }
         })?;
@@ -118,15 +119,20 @@ impl Registration {
 pub(crate) async fn keep_registered(
     registration: Registration,
     place: watch::Receiver<Place>,
-    mut streams: watch::Receiver<Streams>,
+    observed: Arc<Observed>,
 ) -> anyhow::Result<()> {
     prove(&place).await?;
+    let (mut streams, turning) = (
+        observed.streams.subscribe(),
+        observed.loops.begin("registration"),
+    );
     let shown = registration.agent_socket.display();
     let mut outage = Outage::new(module_path!(), format!("registering with {shown}"));
     let mut known = Known::default();
     let mut tries = Tries::new();
     let (mut waiting, mut renew) = (false, RENEW.0);
     loop {
+        turning.turns(ANSWER);
         let now = *streams.borrow_and_update();
         if now.open > 0 {
             renew = RENEW.0;
@@ -137,7 +143,10 @@ pub(crate) async fn keep_registered(
         }
         waiting = socket.is_none();
         let silent = now.open == 0 && tries.last.is_some_and(|last| last.elapsed() > renew);
-        let due = seen(socket, now, &place).filter(|seen| known.needs_us(*seen) || silent);
+        let seen = seen(socket, now, &place);
+        let needs_us = seen.is_none_or(|seen| known.needs_us(seen));
+        observed.set_registered(!needs_us);
+        let due = seen.filter(|_| needs_us || silent);
         if let Some(seen) = due
             && tries.is_due(known.try_with(seen))
         {
@@ -149,10 +158,14 @@ pub(crate) async fn keep_registered(
             match registration.attempt(&reach, seen, &mut known).await {
                 Ok(()) => {
                     outage.succeeded();
+                    observed.count_registration(true);
                     known.registered(seen);
                     registration.log(&reach);
                 }
-                Err(cause) => outage.failed(cause, "trying again, at most 5 s apart"),
+                Err(cause) => {
+                    observed.count_registration(false);
+                    outage.failed(cause, "trying again, at most 5 s apart");
+                }
             }
             continue;
         }

@@ -18,17 +18,14 @@ use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, StreamBody};
 use log::Level;
 use prost::Message;
-use tokio::{
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, codegen::BoxFuture, metadata::GRPC_CONTENT_TYPE};
 
 use crate::{
     DiscoveryHandler, Properties,
     poll::{Lists, Pollers},
-    streams::{OpenStream, PeerLog, Streams, messages},
+    streams::{OpenStream, PeerLog, messages},
 };
 
 /// How many Discover streams are open at once; each is a Configuration, or one more of it (rule 5).
@@ -75,7 +72,6 @@ impl<H: DiscoveryHandler> Clone for Discover<H> {
 
 struct Inner<H: DiscoveryHandler> {
     pollers: Arc<Pollers<H>>,
-    streams: watch::Sender<Streams>,
     arriving: Arriving,
     stop: CancellationToken,
 }
@@ -85,15 +81,9 @@ impl<H: DiscoveryHandler> Discover<H> {
     pub fn new(pollers: Arc<Pollers<H>>, stop: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             pollers,
-            streams: watch::Sender::default(),
             arriving: Arriving::new(),
             stop,
         }))
-    }
-
-    /// Follows the streams: registering again depends on them.
-    pub fn streams(&self) -> watch::Receiver<Streams> {
-        self.0.streams.subscribe()
     }
 }
 
@@ -139,6 +129,7 @@ impl<H: DiscoveryHandler> Inner<H> {
         .await
         .inspect_err(|status| {
             let why = one_line(status.message());
+            self.pollers.observed().refused.inc();
             self.log()
                 .say(Level::Warn, format_args!("Discover refused: {why}"));
         })?;
@@ -172,7 +163,12 @@ impl<H: DiscoveryHandler> Inner<H> {
         }
         let request = (self.pollers.handler().request(details, &properties))
             .map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
-        let open = OpenStream::new(request.to_string(), MAX_STREAMS, &self.streams, self.log());
+        let open = OpenStream::new(
+            request.to_string(),
+            MAX_STREAMS,
+            self.pollers.observed(),
+            self.log(),
+        );
         let open = open.ok_or_else(|| {
             Status::resource_exhausted(format!("{MAX_STREAMS} streams are open already"))
         })?;

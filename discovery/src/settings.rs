@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use akri_daemon::{BadSetting, parse_duration};
+use akri_daemon::{AdminSettings, BadSetting, parse_duration};
 use clap::{ArgAction, Args};
 
 /// The port for `POD_IP`, as in Akri's charts.
@@ -27,6 +27,8 @@ const INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 const TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(10 * 60);
+const MAX_AGES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Where a handler is served, under which name, and how often it polls unless a Configuration says otherwise. To be
 /// flattened into a handler's own settings, which give `discovery_handler_name` its default.
@@ -60,6 +62,19 @@ pub struct Settings {
     #[arg(long, env, default_value = "1m", value_parser = Settings::parse_grace)]
     pub grace: Duration,
 
+    /// Directory where the last list of each request is kept, to be sent at once after a restart; nowhere where it is empty
+    #[arg(long, env, default_value = "", hide_default_value = true, value_parser = state_directory)]
+    // By its whole name, since clap takes an `Option` for an argument that may be left out.
+    pub state_directory: std::option::Option<PathBuf>,
+
+    /// How old a list from there may be: 1s to 8760h
+    #[arg(long, env, default_value = "24h", value_parser = max_age)]
+    pub state_max_age: Duration,
+
+    /// Where the process can be watched.
+    #[command(flatten)]
+    pub admin: AdminSettings,
+
     /// Where `POD_IP` is served; not a setting, so that tests can take any free port.
     #[arg(skip = NETWORK_PORT)]
     pub network_port: u16,
@@ -80,6 +95,9 @@ impl Settings {
             poll_interval: Duration::from_secs(10),
             poll_timeout: Duration::from_secs(5),
             grace: Duration::from_secs(60),
+            state_directory: None,
+            state_max_age: Duration::from_secs(24 * 60 * 60),
+            admin: AdminSettings::default(),
             network_port: NETWORK_PORT,
         }
     }
@@ -148,6 +166,17 @@ impl Settings {
 fn directory(text: &str) -> Result<PathBuf, String> {
     // The Agent dials the own socket by this path, so it has to be a whole one.
     std::path::absolute(text).map_err(|error| format!("must be a directory's path: {error}"))
+}
+
+fn state_directory(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "" => Ok(None),
+        text => directory(text).map(Some),
+    }
+}
+
+fn max_age(text: &str) -> Result<Duration, String> {
+    parse_duration(text, &MAX_AGES)
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -12,15 +12,13 @@ use futures_util::{Stream, stream::unfold};
 use http::HeaderMap;
 use http_body::Frame;
 use log::{Level, log};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
     list::DeviceList,
+    observed::Observed,
     poll::{List, Lists},
 };
 
@@ -64,7 +62,7 @@ impl PeerLog {
 /// Counts a stream as open until it is dropped.
 pub(crate) struct OpenStream {
     request: String,
-    streams: watch::Sender<Streams>,
+    observed: Arc<Observed>,
     log: PeerLog,
 }
 
@@ -73,10 +71,10 @@ impl OpenStream {
     pub fn new(
         request: String,
         most: usize,
-        streams: &watch::Sender<Streams>,
+        observed: &Arc<Observed>,
         log: &PeerLog,
     ) -> Option<Self> {
-        let opened = streams.send_if_modified(|streams| {
+        let opened = observed.streams.send_if_modified(|streams| {
             let opens = streams.open < most;
             streams.open += usize::from(opens);
             streams.opened += u64::from(opens);
@@ -89,10 +87,18 @@ impl OpenStream {
             );
             Self {
                 request,
-                streams: streams.clone(),
+                observed: observed.clone(),
                 log: log.clone(),
             }
         })
+    }
+
+    /// The list is on its way.
+    fn sends(&self, list: &DeviceList) {
+        self.observed.messages.inc();
+        self.observed
+            .message_bytes
+            .inc_by(list.encoded_len() as u64);
     }
 }
 
@@ -103,7 +109,7 @@ impl Drop for OpenStream {
             Level::Info,
             format_args!("{request}: Discover stream ended"),
         );
-        self.streams.send_modify(|streams| {
+        self.observed.streams.send_modify(|streams| {
             streams.open -= 1;
             streams.ended += 1;
         });
@@ -125,7 +131,7 @@ pub(crate) fn messages(
         list: None,
         part: 0,
         said_again: Vec::new(),
-        _open: open,
+        open,
     };
     unfold(Some(sending), async |sending| {
         let mut sending = sending?;
@@ -144,7 +150,7 @@ struct Sending {
     part: usize,
     /// When it is said again, the next time last.
     said_again: Vec<Instant>,
-    _open: OpenStream,
+    open: OpenStream,
 }
 
 impl Sending {
@@ -169,6 +175,7 @@ impl Sending {
             let now = Instant::now();
             self.said_again = SAID_AGAIN.iter().rev().map(|after| now + *after).collect();
         }
+        self.open.sends(&list);
         let begin = begin(&list);
         (self.list, self.part) = (Some(list), 0);
         Some(begin)

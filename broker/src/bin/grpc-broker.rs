@@ -2,13 +2,12 @@
 
 use std::process::ExitCode;
 
-use akri_daemon::execute;
+use akri_daemon::{execute, listen};
 use akri_http_broker::{
     grpc::{Config, Settings, run},
     pod_devices::from_environment,
 };
 use anyhow::Context;
-use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
     execute(|settings: Settings, shutdown| async move {
@@ -16,11 +15,11 @@ fn main() -> ExitCode {
             devices: from_environment(std::env::vars_os())?,
             min_interval: settings.min_interval,
             max_reads: settings.max_reads,
+            admin: settings.admin,
         };
         let address = settings.grpc_endpoint;
-        let listener = TcpListener::bind(address).await;
-        let listener =
-            listener.with_context(|| format!("cannot listen on GRPC_ENDPOINT={address}"))?;
+        let context = || format!("cannot listen on GRPC_ENDPOINT={address}");
+        let listener = listen(address).await.with_context(context)?;
         run(config, listener, shutdown).await
     })
 }

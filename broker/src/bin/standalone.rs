@@ -10,8 +10,11 @@ use akri_http_broker::{
 
 fn main() -> ExitCode {
     execute(|settings: Settings, shutdown| async move {
-        let devices = from_environment(std::env::vars_os())?;
-        let interval = settings.interval;
-        run(Config { devices, interval }, shutdown).await
+        let config = Config {
+            devices: from_environment(std::env::vars_os())?,
+            interval: settings.interval,
+            admin: settings.admin,
+        };
+        run(config, shutdown).await
     })
 }

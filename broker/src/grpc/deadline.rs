@@ -1,5 +1,5 @@
 //! Ends a call that its service does not end: at the call's deadline, and a stream also when the broker stops. Bounds the
-//! streams of health and reflection, which their services do not.
+//! streams of health and reflection, which their services do not. Counts the calls, since nothing else sees how all of them end.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Status,
+    Code, Status,
     body::Body,
     codegen::{
         Bytes, Service,
@@ -28,6 +28,7 @@ use tonic::{
 };
 
 use super::untaken::Kept;
+use crate::metrics::Calls;
 
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
@@ -46,16 +47,18 @@ pub(super) struct Deadlines<S> {
     services: S,
     stop: CancellationToken,
     streams: Arc<Semaphore>,
+    calls: Arc<Calls>,
 }
 
 impl<S> Deadlines<S> {
     /// Once `stop` is cancelled, streams end with UNAVAILABLE. Other calls may still be answered.
-    pub(super) fn new(services: S, stop: CancellationToken) -> Self {
+    pub(super) fn new(services: S, stop: CancellationToken, calls: Arc<Calls>) -> Self {
         let streams = Arc::new(Semaphore::new(STREAMS));
         Self {
             services,
             stop,
             streams,
+            calls,
         }
     }
 }
@@ -75,6 +78,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let path = request.uri().path();
+        let call = self.calls.begin(path);
         let stream = path.starts_with("/grpc.reflection.") || path == HEALTH_WATCH;
         let permit = stream.then(|| self.streams.clone().try_acquire_owned());
         let Ok(permit) = permit.transpose() else {
@@ -89,14 +93,20 @@ where
         let answer = self.services.call(request);
         let stop = self.stop.clone();
         Box::pin(async move {
-            match timeout_at(answer_by, answer).await {
+            let answer = match timeout_at(answer_by, answer).await {
                 Ok(Ok(answer)) => {
                     let held = (kept, permit);
-                    Ok(answer.map(|body| ended_by(body, end(deadline, stop), held)))
+                    answer.map(|body| ended_by(body, end(deadline, stop), held))
                 }
                 Ok(Err(never)) => match never {},
-                Err(_) => Ok(exceeded().into_http()),
+                Err(_) => exceeded().into_http(),
+            };
+            if let Some(mut call) = call {
+                // Where all is well, the status follows the body.
+                let status = Status::from_header_map(answer.headers());
+                call.code = status.map_or(Code::Ok, |status| status.code());
             }
+            Ok(answer)
         })
     }
 }
@@ -191,10 +201,8 @@ mod tests {
     use std::future::ready;
 
     use futures_util::{FutureExt, StreamExt, stream};
-    use tonic::{
-        Code,
-        codegen::{Bytes, http::HeaderValue},
-    };
+    use prometheus_client::registry::Registry;
+    use tonic::codegen::http::HeaderValue;
 
     use super::*;
 
@@ -249,7 +257,8 @@ mod tests {
             let timeout = timeout.parse().unwrap();
             request.headers_mut().insert("grpc-timeout", timeout);
         }
-        let mut calls = Deadlines::new(Answers(answer), stop.clone());
+        let counted = Calls::new(&mut Registry::default());
+        let mut calls = Deadlines::new(Answers(answer), stop.clone(), counted);
         calls.call(request).await.unwrap()
     }
 

@@ -1,22 +1,26 @@
 //! The devices of a gRPC broker, and what a call names of them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use akri_daemon::Outage;
 use akri_device_http::{Endpoint, MAX_ENDPOINT_BYTES, Url};
 use futures_util::FutureExt;
+use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
 use super::sensor::Sensor;
-use crate::read::Reader;
+use crate::{
+    metrics::{DeviceMetrics, Metrics},
+    pod_devices::distinct,
+    read::Reader,
+};
 
 /// A device of this broker.
 pub(super) struct Device {
-    /// How a call names it: the endpoint as it is shown. If several are shown alike, the second has `#2` at the end, and
-    /// so on. No endpoint is shown with a `#`.
+    /// How a call names it: the endpoint as it is shown, made [`distinct`].
     pub(super) name: Arc<str>,
     /// What is read at the endpoint itself.
     pub(super) itself: Arc<Sensor>,
@@ -28,42 +32,42 @@ pub(super) struct Device {
 }
 
 /// The devices at `endpoints`, in that order, each with at most `max_reads` reads at once.
-pub(super) fn devices(endpoints: &[Endpoint], reader: &Reader, max_reads: usize) -> Vec<Device> {
-    let mut alike = BTreeMap::new();
-    let mut device = |endpoint: &Endpoint| {
-        let shown = endpoint.to_string();
-        let count = alike.entry(shown.clone()).or_insert(0);
-        *count += 1;
-        let name: Arc<str> = match *count {
-            1 => shown.into(),
-            count => format!("{shown}#{count}").into(),
-        };
+pub(super) fn devices(
+    endpoints: &[Endpoint],
+    reader: &Reader,
+    max_reads: usize,
+    registry: &mut Registry,
+) -> Vec<Device> {
+    let names = distinct(endpoints.iter().map(Endpoint::to_string));
+    let metrics = Metrics::new(registry, names.iter().cloned());
+    let device = |((endpoint, name), metrics): ((&Endpoint, String), _)| {
         let (url, reads) = (endpoint.url(), Arc::new(Semaphore::new(max_reads)));
-        let outage = Outage::new(module_path!(), &*name);
+        let outage = Outage::new(module_path!(), &name);
         Device {
-            name,
-            itself: sensor(url, reader, &reads, Some(outage)),
+            name: name.into(),
+            itself: sensor(url, reader, &reads, Some((outage, metrics))),
             url: url.clone(),
             reader: reader.clone(),
             reads,
             others: Mutex::default(),
         }
     };
-    endpoints.iter().map(&mut device).collect()
+    let devices = endpoints.iter().zip(names).zip(metrics.devices());
+    devices.map(device).collect()
 }
 
 fn sensor(
     url: &Url,
     reader: &Reader,
     reads: &Arc<Semaphore>,
-    outage: Option<Outage>,
+    told: Option<(Outage, DeviceMetrics)>,
 ) -> Arc<Sensor> {
     let at = Arc::new((reader.clone(), url.clone()));
     let read = move || {
         let at = at.clone();
         async move { at.0.read(&at.1).await }.boxed()
     };
-    Arc::new(Sensor::new(Box::new(read), reads.clone(), outage))
+    Arc::new(Sensor::new(Box::new(read), reads.clone(), told))
 }
 
 impl Device {
@@ -125,7 +129,8 @@ mod tests {
 
     fn held(endpoints: &[&str]) -> Vec<Device> {
         let endpoints: Vec<Endpoint> = endpoints.iter().map(|text| text.parse().unwrap()).collect();
-        devices(&endpoints, &Reader::new().unwrap(), 1)
+        let reader = Reader::new().unwrap();
+        devices(&endpoints, &reader, 1, &mut Registry::default())
     }
 
     #[test]

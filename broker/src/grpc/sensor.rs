@@ -18,7 +18,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 
-use crate::read::{ReadError, Reading, TIMEOUT};
+use crate::{
+    metrics::DeviceMetrics,
+    read::{ReadError, Reading, TIMEOUT},
+};
 
 /// Reads the device once.
 pub(super) type Read =
@@ -39,8 +42,8 @@ pub(super) struct Sensor {
 struct State {
     under_way: Option<WeakShared<BoxFuture<'static, Arc<Outcome>>>>,
     newest: Option<Arc<Outcome>>,
-    /// Logs failures.
-    outage: Option<Outage>,
+    /// What is told of each outcome.
+    told: Option<(Outage, DeviceMetrics)>,
 }
 
 /// How a read ended.
@@ -66,9 +69,13 @@ pub(super) struct Failure {
 }
 
 impl Sensor {
-    /// A sensor without an outcome yet. `outage` logs its failures; a path that only a caller asks for may just be wrong,
-    /// and has none.
-    pub(super) fn new(read: Read, reads: Arc<Semaphore>, outage: Option<Outage>) -> Self {
+    /// A sensor without an outcome yet. The log and Prometheus are `told` of its outcomes, but not of those at a path that
+    /// only a caller asks for, which may just be wrong.
+    pub(super) fn new(
+        read: Read,
+        reads: Arc<Semaphore>,
+        told: Option<(Outage, DeviceMetrics)>,
+    ) -> Self {
         Self {
             read,
             reads,
@@ -76,7 +83,7 @@ impl Sensor {
             state: Mutex::new(State {
                 under_way: None,
                 newest: None,
-                outage,
+                told,
             }),
         }
     }
@@ -153,16 +160,17 @@ impl Sensor {
             Ok(reading) => Some(reading.read_at),
             Err(_) => before.and_then(|before| before.read_at),
         };
-        match (&mut state.outage, &result) {
-            (Some(outage), Ok(_)) => outage.succeeded(),
-            (Some(outage), Err(failure)) => {
-                outage.failed(&failure.message, "calls fail until it works again");
+        let ended = Instant::now();
+        if let Some((outage, metrics)) = &mut state.told {
+            metrics.read(ended - started, result.as_ref().ok());
+            match &result {
+                Ok(_) => outage.succeeded(),
+                Err(failure) => outage.failed(&failure.message, "calls fail until it works again"),
             }
-            (None, _) => {}
         }
         let outcome = Arc::new(Outcome {
             started,
-            ended: Instant::now(),
+            ended,
             result,
             read_at,
         });

@@ -2,13 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
-use akri_daemon::{Connections, Limits, Tcp};
+use akri_daemon::{Admin, AdminSettings, Connections, Limits, Loops, Tcp, registry};
 use akri_device_http::Endpoint;
 use akri_http_proto::http::{
     FILE_DESCRIPTOR_SET,
     device_service_server::{DeviceServiceServer, SERVICE_NAME},
 };
 use anyhow::{Context, ensure};
+use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -23,7 +24,7 @@ use super::{
     device::devices,
     service::{CALLS, Service, WATCHES},
 };
-use crate::{interval::check_interval, read::Reader};
+use crate::{interval::check_interval, metrics::Calls, read::Reader};
 
 /// How many connections may be open at once. One more takes the place of the oldest without a call. There is always one such,
 /// however callers spread their calls over connections, so that a health probe gets through.
@@ -51,6 +52,8 @@ pub struct Config {
     pub min_interval: Duration,
     /// How many reads of one device may run at once, at least 1.
     pub max_reads: u16,
+    /// Where it can be watched. It is ready until it stops, whether its devices are up or not.
+    pub admin: AdminSettings,
 }
 
 /// Serves `http.DeviceService`, the standard health service and reflection on `listener`, until `shutdown` is ready.
@@ -60,7 +63,7 @@ pub struct Config {
 /// Each device is read once at the start, so that its state is known. It is not an error if that fails.
 ///
 /// # Errors
-/// The config breaks a rule, or the HTTP client cannot be set up.
+/// The config breaks a rule, the admin address cannot be listened on, or the HTTP client cannot be set up.
 pub async fn run(
     config: Config,
     listener: TcpListener,
@@ -73,20 +76,23 @@ pub async fn run(
         .local_addr()
         .context("the listening socket has no address")?;
 
-    let devices = devices(&config.devices, &Reader::new()?, config.max_reads.into());
-    let mut first_reads = JoinSet::new();
-    for device in &devices {
-        let sensor = device.itself.clone();
-        first_reads.spawn(async move { sensor.read().await });
-    }
+    let (mut metrics, reader) = (registry(), Reader::new()?);
+    let http = metrics.sub_registry_with_prefix("http");
+    let devices = devices(&config.devices, &reader, config.max_reads.into(), http);
     let names: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
-    log::info!("serving {} on {address}", names.join(" "));
+    let names = names.join(" ");
+    let sensors: Vec<_> = (devices.iter().map(|device| device.itself.clone())).collect();
+    let calls = Calls::new(http);
+    let service = Service::new(devices, config.min_interval, http);
+    let stop = CancellationToken::new();
+    let _admin = admin(metrics, stop.clone()).serve(&config.admin).await?;
+    let first_reads = sensors.into_iter().map(async |sensor| sensor.read().await);
+    let _first_reads: JoinSet<_> = first_reads.collect();
+    log::info!("serving {names} on {address}");
 
     let health = HealthReporter::new();
     report(&health, ServingStatus::Serving).await;
-    let routes = routes(Service::new(devices, config.min_interval), health.clone())?;
-    let stop = CancellationToken::new();
-    let calls = Deadlines::new(routes, stop.clone());
+    let calls = Deadlines::new(routes(service, health.clone())?, stop.clone(), calls);
     let connections = Connections::new(calls, LIMITS, stop.clone());
     tokio::select! {
         () = connections.accept_from(Tcp(listener)) => {}
@@ -96,6 +102,16 @@ pub async fn run(
     stop.cancel();
     connections.end(DRAIN).await;
     Ok(())
+}
+
+fn admin(metrics: Registry, stop: CancellationToken) -> Admin {
+    let stopping = move || stop.is_cancelled().then(|| "stopping".into());
+    Admin {
+        metrics,
+        // Each call has a deadline, and none waits for another.
+        loops: Loops::default(),
+        not_ready: Box::new(move || stopping().into_iter().collect()),
+    }
 }
 
 fn routes(service: Service, health: HealthReporter) -> anyhow::Result<Routes> {
@@ -127,12 +143,22 @@ async fn report(health: &HealthReporter, status: ServingStatus) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn it_is_ready_until_it_stops() {
+        let stop = CancellationToken::new();
+        let admin = admin(registry(), stop.clone());
+        assert!((admin.not_ready)().is_empty());
+        stop.cancel();
+        assert_eq!((admin.not_ready)(), ["stopping"]);
+    }
+
     #[tokio::test]
     async fn a_config_that_breaks_a_rule_is_refused() {
         let valid = Config {
             devices: vec!["device".parse().unwrap()],
             min_interval: Duration::from_secs(1),
             max_reads: 1,
+            admin: AdminSettings::default(),
         };
         let (mut no_device, mut no_interval, mut no_read) = (valid.clone(), valid.clone(), valid);
         no_device.devices.clear();

@@ -10,6 +10,7 @@ use akri_http_proto::http::{
 };
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt};
+use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
@@ -19,7 +20,7 @@ use super::{
     untaken::{Kept, Untaken},
     watch::{Wanted, watch},
 };
-use crate::interval::INTERVALS;
+use crate::{interval::INTERVALS, metrics::Taken};
 
 /// How many calls may be under way at once, watches aside.
 pub const CALLS: usize = 512;
@@ -41,12 +42,25 @@ pub(super) struct Service {
 
 impl Service {
     /// Serves `devices`, in this order; a call that names none means the first.
-    pub(super) fn new(devices: Vec<Device>, min_interval: Duration) -> Self {
+    pub(super) fn new(
+        devices: Vec<Device>,
+        min_interval: Duration,
+        registry: &mut Registry,
+    ) -> Self {
+        let mut permits = |of, name, help| {
+            let permits = Arc::new(Semaphore::new(of));
+            let taken = Taken {
+                permits: permits.clone(),
+                of,
+            };
+            registry.register(name, help, taken);
+            permits
+        };
         Self {
             devices,
             min_interval,
-            calls: Arc::new(Semaphore::new(CALLS)),
-            watches: Arc::new(Semaphore::new(WATCHES)),
+            calls: permits(CALLS, "open_calls", "Calls under way, watches aside"),
+            watches: permits(WATCHES, "watches", "Watches that are open"),
             untaken: Untaken::default(),
         }
     }
@@ -213,8 +227,9 @@ mod tests {
     fn service() -> Service {
         // Nothing listens there.
         let endpoint = "127.0.0.1:1".parse().unwrap();
-        let devices = devices(&[endpoint], &Reader::new().unwrap(), 1);
-        Service::new(devices, Duration::from_secs(1))
+        let registry = &mut Registry::default();
+        let devices = devices(&[endpoint], &Reader::new().unwrap(), 1, registry);
+        Service::new(devices, Duration::from_secs(1), registry)
     }
 
     #[test]

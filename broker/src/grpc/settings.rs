@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use akri_daemon::{parse_listen_address, version};
+use akri_daemon::{AdminSettings, parse_listen_address, version};
 use clap::Parser;
 
 use crate::{interval::parse_interval, pod_devices::HELP};
@@ -46,6 +46,10 @@ pub struct Settings {
         value_parser = clap::value_parser!(u16).range(1..=1024)
     )]
     pub max_reads: u16,
+
+    /// Where it can be watched.
+    #[command(flatten)]
+    pub admin: AdminSettings,
 }
 
 #[cfg(test)]

@@ -109,6 +109,21 @@ pub async fn head(stream: &mut TcpStream) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
+/// The status and the body of the answer to a GET.
+pub async fn get(address: &str, path: &str) -> (String, String) {
+    let mut answer = String::new();
+    let asked = timeout(PATIENCE, async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.read_to_string(&mut answer).await.unwrap();
+    });
+    asked.await.expect("no answer");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
 /// A real binary, with nothing in its environment but what a test puts there.
 pub struct Binary {
     child: Child,
@@ -172,6 +187,12 @@ impl Binary {
                 return lines;
             }
         }
+    }
+
+    /// Where it says that it can be watched.
+    pub async fn admin(&mut self) -> String {
+        let line = self.line_with("/metrics are at http://").await;
+        line.rsplit('/').next().unwrap().to_owned()
     }
 
     /// The next line that it prints.

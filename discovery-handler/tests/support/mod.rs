@@ -8,6 +8,7 @@
     clippy::panic
 )]
 
+pub mod admin;
 pub mod agent;
 pub mod service;
 

@@ -12,6 +12,14 @@ Akri parses it with its own types, in which every quantity is a string.
 {{- $usual = dict "requests" (dict "memory" "16Mi" "cpu" "10m") "limits" (dict "memory" "128Mi" "cpu" "200m") -}}
 {{- end -}}
 {{- $resources := $broker.resources | default $usual -}}
+{{- $admin := include "akri-http.brokerAdminPort" $broker | int -}}
+{{- $ports := $broker.ports | default list -}}
+{{- if and $grpc (not $ports) -}}
+{{- $ports = list (dict "name" "grpc" "containerPort" (include "akri-http.grpcPort" . | int) "protocol" "TCP") -}}
+{{- end -}}
+{{- if $admin -}}
+{{- $ports = append $ports (dict "name" "admin" "containerPort" $admin "protocol" "TCP") -}}
+{{- end -}}
 automountServiceAccountToken: {{ $broker.automountServiceAccountToken | default false }}
 {{- with $broker.serviceAccountName }}
 serviceAccountName: {{ . | quote }}
@@ -43,19 +51,24 @@ containers:
     {{- with $broker.args }}
     args: {{- toYaml . | nindent 6 }}
     {{- end }}
-    {{- with $broker.env }}
-    env: {{- toYaml . | nindent 6 }}
+    {{- if or $admin $broker.env }}
+    env:
+      {{- if $admin }}
+      - name: ADMIN_ADDRESS
+        value: ":{{ $admin }}"
+      {{- end }}
+      {{- with $broker.env }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
     {{- end }}
-    {{- if $broker.ports }}
-    ports: {{- toYaml $broker.ports | nindent 6 }}
+    {{- with $ports }}
+    ports: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- if eq (toString $broker.probes) "false" }}
     {{- else if $grpc }}
-    ports:
-      - name: grpc
-        containerPort: {{ include "akri-http.grpcPort" . }}
-        protocol: TCP
-    {{- end }}
-    {{- if and $grpc (not (eq (toString $broker.probes) "false")) }}
     {{- include "akri-http.grpcProbes" . | nindent 4 }}
+    {{- else if $admin }}
+    {{- include "akri-http.adminProbes" "admin" | nindent 4 }}
     {{- end }}
     resources:
       {{- /* The Controller replaces PLACEHOLDER with the Instance's resource name. */}}
@@ -78,6 +91,11 @@ containers:
 {{- with $broker.volumes }}
 volumes: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* A broker's admin port; 0 if it has none, which is the default of an image of one's own. Takes the broker. */}}
+{{- define "akri-http.brokerAdminPort" -}}
+{{- hasKey . "adminPort" | ternary (int .adminPort) (empty .image | ternary 8081 0) -}}
 {{- end -}}
 
 {{/* The port of a broker of kind `grpc`. */}}

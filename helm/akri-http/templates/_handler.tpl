@@ -1,7 +1,12 @@
-{{/* One container of the handler. Takes the root. */}}
+{{/*
+One container of the handler. Takes `root`, and `standby`: whether it is the second one. It shares the Pod's address with the
+first, so its admin port is the next one.
+*/}}
 {{- define "akri-http.handlerContainer" -}}
-{{- with .Values.handler -}}
-{{- include "akri-http.image" (dict "root" $ "image" $.Values.images.discoveryHandler) | trim }}
+{{- with .root.Values.handler -}}
+{{- $admin := $.standby | ternary "admin-standby" "admin" -}}
+{{- $port := $.standby | ternary (add1 .adminPort) .adminPort | int -}}
+{{- include "akri-http.image" (dict "root" $.root "image" $.root.Values.images.discoveryHandler) | trim }}
 {{- with .args }}
 args:
   {{- toYaml . | nindent 2 }}
@@ -27,19 +32,36 @@ env:
     value: {{ .grace | quote }}
   - name: MAX_BODY_BYTES
     value: {{ int64 .maxBodyBytes | quote }}
+  {{- if .state.enabled }}
+  - name: STATE_DIRECTORY
+    value: /var/lib/akri-http
+  - name: STATE_MAX_AGE
+    value: {{ .state.maxAge | quote }}
+  {{- end }}
+  {{- if .adminPort }}
+  - name: ADMIN_ADDRESS
+    value: ":{{ $port }}"
+  {{- end }}
   - name: RUST_LOG
     value: {{ .logLevel | quote }}
   {{- with .env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- if .network.enabled }}
+{{- if or .network.enabled .adminPort }}
 ports:
+  {{- if .network.enabled }}
   - name: discovery
     containerPort: 10000
     protocol: TCP
-readinessProbe:
-  tcpSocket:
-    port: discovery
+  {{- end }}
+  {{- if .adminPort }}
+  - name: {{ $admin }}
+    containerPort: {{ $port }}
+    protocol: TCP
+  {{- end }}
+{{- end }}
+{{- if .adminPort }}
+{{ include "akri-http.adminProbes" $admin }}
 {{- end }}
 resources:
   {{- toYaml .resources | nindent 2 }}
@@ -53,6 +75,10 @@ volumeMounts:
   - name: discovery-handlers
     mountPath: /var/lib/akri
     readOnly: {{ .network.enabled }}
+  {{- if .state.enabled }}
+  - name: state
+    mountPath: /var/lib/akri-http
+  {{- end }}
   {{- with .volumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -50,6 +50,34 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/*
+Probes on the admin port. Takes the port's name. An update waits until a handler is ready, so that is asked often. But an
+update stops a handler that is no longer ready at once, and a kill costs Instances, so both take long.
+*/}}
+{{- define "akri-http.adminProbes" -}}
+startupProbe:
+  httpGet:
+    path: /livez
+    port: {{ . }}
+  periodSeconds: 2
+  timeoutSeconds: 5
+  failureThreshold: 60
+readinessProbe:
+  httpGet:
+    path: /readyz
+    port: {{ . }}
+  periodSeconds: 2
+  timeoutSeconds: 5
+  failureThreshold: 30
+livenessProbe:
+  httpGet:
+    path: /livez
+    port: {{ . }}
+  periodSeconds: 20
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end -}}
+
 {{/* A Configuration's spec.discoveryHandler. Takes `root` and `configuration`. */}}
 {{- define "akri-http.discoveryHandler" -}}
 {{- $details := .configuration.discoveryDetails -}}

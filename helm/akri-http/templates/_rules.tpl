@@ -22,16 +22,30 @@ with it and what to do.
 {{- include "akri-http.rules.cluster" . -}}
 {{- end -}}
 
-{{/* A time from 100ms to `most` milliseconds. Takes `at`, `time`, `most`, and `limit`, the text for `most`. */}}
+{{/*
+A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time`, `most`, and `limit`, the text for `most`.
+*/}}
 {{- define "akri-http.rules.time" -}}
 {{- $unit := regexFind "[a-z]+$" .time -}}
 {{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit | default 0 -}}
 {{- $number := regexFind "^[0-9]{1,9}" .time -}}
 {{- $amount := mul (int64 $number) (int64 $factor) -}}
 {{- $least := .least | default "100ms" -}}
-{{- $short := and (eq $least "100ms") (lt $amount 100) -}}
+{{- $short := lt $amount (get (dict "0s" 0 "100ms" 100 "1s" 1000) $least) -}}
 {{- if or (ne .time (printf "%s%s" $number $unit)) (not $factor) $short (gt $amount (int64 .most)) -}}
 {{- fail (printf "%s: %q is not a time from %s to %s; write a whole number and a unit (ms, s, m or h), for example 10s." .at .time $least .limit) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* An admin port that is on. Takes `at`, `port`, `env`, and `taken`, the other ports. */}}
+{{- define "akri-http.rules.admin" -}}
+{{- if has (int .port) .taken -}}
+{{- fail (printf "%s.adminPort: the container already uses port %d; choose another one, or 0 for none." .at (int .port)) -}}
+{{- end -}}
+{{- range .env -}}
+{{- if eq .name "ADMIN_ADDRESS" -}}
+{{- fail (printf "%s.env: the chart sets ADMIN_ADDRESS itself; set %s.adminPort instead." $.at $.at) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -45,9 +59,16 @@ with it and what to do.
 {{- end -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollInterval" "time" .pollInterval "most" 86400000 "limit" "24h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollTimeout" "time" .pollTimeout "most" 600000 "limit" "10m") -}}
+{{- include "akri-http.rules.time" (dict "at" "handler.state.maxAge" "time" .state.maxAge "least" "1s" "most" 31536000000 "limit" "8760h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.grace" "time" .grace "least" "0s" "most" 86400000 "limit" "24h") -}}
 {{- if or (lt (int64 .maxBodyBytes) 1024) (gt (int64 .maxBodyBytes) 1073741824) -}}
 {{- fail (printf "handler.maxBodyBytes: %d is out of range; use 1024 to 1073741824." (int64 .maxBodyBytes)) -}}
+{{- end -}}
+{{- if not (regexMatch "^(/.|$)" .state.hostPath) -}}
+{{- fail (printf "handler.state.hostPath: %q is not an absolute path; use a directory of the node, for example /var/lib/akri-http, or an empty text for none." .state.hostPath) -}}
+{{- end -}}
+{{- if .adminPort -}}
+{{- include "akri-http.rules.admin" (dict "at" "handler" "port" .adminPort "env" .env "taken" (.network.enabled | ternary (list 10000) list)) -}}
 {{- end -}}
 {{- if and .standby .network.enabled -}}
 {{- fail "handler.standby: it needs handler.network.enabled=false, because two containers of a Pod cannot both use port 10000; turn one of them off." -}}
@@ -145,6 +166,14 @@ with it and what to do.
 {{- fail (printf "%s.broker.env: GRPC_ENDPOINT is %q, but the probes and the Services need port %s; to change the port of a Service, set its ports." $.at .value (include "akri-http.grpcPort" $)) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- $port := include "akri-http.brokerAdminPort" $broker | int -}}
+{{- if $port -}}
+{{- $taken := $grpc | ternary (list (include "akri-http.grpcPort" . | int)) list -}}
+{{- range $broker.ports -}}
+{{- $taken = append $taken (int .containerPort) -}}
+{{- end -}}
+{{- include "akri-http.rules.admin" (dict "at" (printf "%s.broker" .at) "port" $port "env" $broker.env "taken" $taken) -}}
 {{- end -}}
 {{- if eq ($broker.workload | default "Pod") "Job" -}}
 {{- if $grpc -}}

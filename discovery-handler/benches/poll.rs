@@ -149,25 +149,55 @@ fn row(devices: usize, body: &str, case: &str, ours: Duration, theirs: Duration)
 
 /// Starts the real binary with a discovery service and an Agent's end of the streams.
 fn whole_process() {
-    println!("\nThe whole process, HTTP and gRPC included; each poller polls ten times a second\n");
     println!(
-        "| devices | streams | pollers | polls | messages | CPU per poll | peak resident | in a cgroup of 24 MiB |"
+        "\nThe whole process, with HTTP, gRPC, saved lists and metrics; each poller polls ten times a second\n"
     );
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |");
-    for (devices, streams, pollers, change) in [
-        (9, 1, 1, false),
-        (9, 60, 1, false),
-        (10_000, 1, 1, false),
-        (10_000, 10, 10, false),
-        (10_000, 1, 1, true),
-        (40_000, 1, 1, true),
-        (40_000, 6, 1, true),
+    println!(
+        "| devices | streams | pollers | what the polls bring | polls | messages | CPU per poll | peak resident | after a restart | in a cgroup of 24 MiB |"
+    );
+    println!("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |");
+    for (devices, streams, pollers, brings) in [
+        (9, 1, 1, Brings::TheSame),
+        (9, 60, 1, Brings::TheSame),
+        (10_000, 1, 1, Brings::TheSame),
+        (10_000, 10, 10, Brings::TheSame),
+        (10_000, 1, 1, Brings::OneChange),
+        (10_000, 1, 1, Brings::HalfOrAll),
+        (40_000, 1, 1, Brings::OneChange),
+        (40_000, 6, 1, Brings::OneChange),
     ] {
-        process(devices, streams, pollers, change);
+        process(devices, streams, pollers, brings);
     }
 }
 
-fn process(devices: usize, streams: usize, pollers: usize, change: bool) {
+#[derive(Clone, Copy, PartialEq)]
+enum Brings {
+    TheSame,
+    OneChange,
+    /// Every other time half of the devices are missing, and kept for the grace period.
+    HalfOrAll,
+}
+
+impl Brings {
+    fn body(self, devices: usize, poll: usize) -> String {
+        match self {
+            Self::TheSame => body(devices, 0),
+            Self::OneChange => body(devices, poll % 2),
+            Self::HalfOrAll => body(devices / (1 + poll % 2), 0),
+        }
+    }
+
+    /// In words, and the grace period with them.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::TheSame => ("the same", "1m"),
+            Self::OneChange => ("one change", "0s"),
+            Self::HalfOrAll => ("half or all", "1m"),
+        }
+    }
+}
+
+fn process(devices: usize, streams: usize, pollers: usize, brings: Brings) {
     let directory = tempfile::tempdir().unwrap();
     let polls = Arc::new(AtomicU64::new(0));
     let bodies = Arc::new(Mutex::new(body(devices, 0)));
@@ -184,31 +214,47 @@ fn process(devices: usize, streams: usize, pollers: usize, change: bool) {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
+    let (words, grace) = brings.words();
+    let socket = directory.path().join("http.sock");
+    let open = |streams| {
         for stream in 0..streams {
             let request = stream % pollers;
-            let details = format!("url: http://127.0.0.1:{port}/?{request}\ninterval: 100ms\ngrace: 0s");
-            let socket = directory.path().join("http.sock");
-            tokio::spawn(agent(socket, details, messages.clone()));
+            let details =
+                format!("url: http://127.0.0.1:{port}/?{request}\ninterval: 100ms\ngrace: {grace}");
+            tokio::spawn(agent(socket.clone(), details, messages.clone()));
         }
+    };
+    runtime.block_on(async {
+        open(streams);
         while count().1 < streams as u64 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (cpu, before) = (handler.cpu(), count());
-        for n in 0..30 {
-            if change {
-                *bodies.lock().unwrap() = body(devices, (n + 1) % 2);
-            }
+        for n in 1..=30 {
+            *bodies.lock().unwrap() = brings.body(devices, n);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let (cpu, after) = (handler.cpu() - cpu, count());
         let (polls, messages) = (after.0 - before.0, after.1 - before.1);
         let cpu = cpu.as_secs_f64() * 1e3 / polls as f64;
-        let peak = handler.peak_kib() as f64 / 1024.0;
-        let limited = handler.limited();
+        handler.scrape();
+        let (peak, lives) = (handler.peak_mib(), handler.limited());
+
+        // The next process begins with the saved lists.
+        drop(handler);
+        let mut handler = Handler::start(directory.path());
+        let before = count();
+        open(pollers);
+        while handler.limited() != "killed"
+            && (count().1 < before.1 + pollers as u64 || count().0 < before.0 + 2 * pollers as u64)
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let (peak_then, lives_then) = (handler.peak_mib(), handler.limited());
+        let limited = if lives == lives_then { lives } else { "killed" };
         println!(
-            "| {devices} | {streams} | {pollers} | {polls} | {messages} | {cpu:.2} ms | {peak:.1} MiB | {limited} |"
+            "| {devices} | {streams} | {pollers} | {words} | {polls} | {messages} | {cpu:.2} ms | {peak:.1} MiB | {peak_then:.1} MiB | {limited} |"
         );
     });
 }

@@ -115,6 +115,28 @@ async fn an_outage_of_the_discovery_service_costs_no_instance_and_no_message() {
 }
 
 #[tokio::test]
+async fn empty_replies_half_ones_and_a_flapping_device_cost_no_instance_and_no_message() {
+    let all = endpoints(NINE);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let service = Service::start(list(&all)).await;
+    let handler = Handler::start_with(|config| config.handler.grace = SOON).await;
+    let mut config = Config::in_directory(handler.directory.path());
+    let details = format!("{{url: '{}', interval: 100ms}}", service.url());
+    config.configurations = vec![format!("akri-http={details}").parse().unwrap()];
+    let agent = StubAgent::start(config).await.unwrap();
+    instances(&agent, NINE).await;
+    for reply in [&[][..], &all[4..], &all[..8], &all, &all[..8], &all, &[]] {
+        service.now(list(reply));
+        // The second one that begins now has this reply whole.
+        service.polled(2).await;
+    }
+    service.now(list(&all));
+    log_line(&["INFO", &service.key(), "9 devices that were missing are back"]).await;
+    let state = agent.state().borrow().clone();
+    assert_eq!((state.messages, state.created, state.deleted), (1, 9, 0));
+}
+
+#[tokio::test]
 async fn a_handler_that_meets_a_restarted_agent_gets_all_instances_back() {
     let (_mock, service) = mock(any(), endpoints(NINE)).await;
     let handler = Handler::start().await;

@@ -122,50 +122,39 @@ pub(crate) async fn keep_registered(
     observed: Arc<Observed>,
 ) -> anyhow::Result<()> {
     prove(&place).await?;
-    let (mut streams, turning) = (
-        observed.streams.subscribe(),
-        observed.loops.begin("registration"),
-    );
+    let mut streams = observed.streams.subscribe();
+    let turning = observed.loops.begin("registration");
     let shown = registration.agent_socket.display();
     let mut outage = Outage::new(module_path!(), format!("registering with {shown}"));
     let mut known = Known::default();
     let mut tries = Tries::new();
-    let (mut waiting, mut renew) = (false, RENEW.0);
+    let mut waiting = false;
     loop {
         turning.turns(ANSWER);
         let now = *streams.borrow_and_update();
-        if now.open > 0 {
-            renew = RENEW.0;
-        }
         let socket = FileId::of(&registration.agent_socket);
-        if socket.is_none() && !waiting {
+        if !std::mem::replace(&mut waiting, socket.is_none()) && waiting {
             info!("waiting for the Agent's socket {shown}");
         }
-        waiting = socket.is_none();
-        let silent = now.open == 0 && tries.last.is_some_and(|last| last.elapsed() > renew);
         let seen = seen(socket, now, &place);
         let needs_us = seen.is_none_or(|seen| known.needs_us(seen));
         observed.set_registered(!needs_us);
-        let due = seen.filter(|_| needs_us || silent);
+        let renews = tries.renew(now.open);
+        let due = seen.filter(|_| needs_us || renews);
         if let Some(seen) = due
             && tries.is_due(known.try_with(seen))
         {
-            tries.begin();
-            if silent {
-                renew = (renew * 2).min(RENEW.1);
-            }
+            tries.begin(renews);
             let reach = place.borrow().reach.clone();
-            match registration.attempt(&reach, seen, &mut known).await {
+            let outcome = registration.attempt(&reach, seen, &mut known).await;
+            observed.count_registration(outcome.is_ok());
+            match outcome {
                 Ok(()) => {
                     outage.succeeded();
-                    observed.count_registration(true);
                     known.registered(seen);
                     registration.log(&reach);
                 }
-                Err(cause) => {
-                    observed.count_registration(false);
-                    outage.failed(cause, "trying again, at most 5 s apart");
-                }
+                Err(cause) => outage.failed(cause, "trying again, at most 5 s apart"),
             }
             continue;
         }
@@ -207,6 +196,8 @@ struct Tries {
     delays: ExponentialBackoff,
     last: Option<Instant>,
     next: Instant,
+    /// How long after the last one an Agent that opens no stream is told again.
+    renew: Duration,
 }
 
 impl Tries {
@@ -215,7 +206,17 @@ impl Tries {
             delays: delays(),
             last: None,
             next: Instant::now(),
+            renew: RENEW.0,
         }
+    }
+
+    /// Whether so few streams are `open`, and have been for so long, that the Agent is told again.
+    fn renew(&mut self, open: usize) -> bool {
+        if open > 0 {
+            self.renew = RENEW.0;
+            return false;
+        }
+        self.last.is_some_and(|last| last.elapsed() > self.renew)
     }
 
     /// Whether it is time; at once with a new Agent, and after a long time without a try.
@@ -228,8 +229,11 @@ impl Tries {
     }
 
     /// A try begins. The next one counts from here, so that a try that takes long does not make it late.
-    fn begin(&mut self) {
+    fn begin(&mut self, renews: bool) {
         let now = Instant::now();
+        if renews {
+            self.renew = (self.renew * 2).min(RENEW.1);
+        }
         self.last = Some(now);
         self.next = now + self.delays.next().unwrap_or(MAX_RETRY);
     }

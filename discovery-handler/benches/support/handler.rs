@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
@@ -33,14 +35,17 @@ impl Drop for Cgroup {
     }
 }
 
-/// The real binary, with its memory limited where that can be done.
+/// The real binary, with its memory limited where that can be done, its lists saved and an admin port.
 pub struct Handler {
     process: Child,
     cgroup: Option<Cgroup>,
+    admin: u16,
 }
 
 impl Handler {
     pub fn start(directory: &Path) -> Self {
+        let admin = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = admin.local_addr().unwrap().port();
         let cgroup = Cgroup::new();
         let mut command = Command::new("sh");
         match &cgroup {
@@ -52,10 +57,25 @@ impl Handler {
         let process = command
             .arg(env!("CARGO_BIN_EXE_discovery-handler"))
             .env("DISCOVERY_HANDLERS_DIRECTORY", directory)
+            .env("STATE_DIRECTORY", directory.join("state"))
+            .env("ADMIN_ADDRESS", format!("127.0.0.1:{admin}"))
             .env("RUST_LOG", "error")
             .spawn()
             .unwrap();
-        Self { process, cgroup }
+        Self {
+            process,
+            cgroup,
+            admin,
+        }
+    }
+
+    /// Reads the metrics, as Prometheus does.
+    pub fn scrape(&self) {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.admin)) else {
+            return;
+        };
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\n\r\n");
+        let _ = stream.read_to_string(&mut String::new());
     }
 
     /// Whether it lives on with the limit.
@@ -81,13 +101,14 @@ impl Handler {
         Duration::from_nanos(tasks.map(|task| used(&task.path())).sum())
     }
 
-    pub fn peak_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    /// The most memory that was resident so far.
+    pub fn peak_mib(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmHWM"));
+        // A process that was killed has none.
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        kib.map_or(f64::NAN, |kib| kib.parse::<f64>().unwrap() / 1024.0)
     }
 }
 

@@ -195,6 +195,24 @@ async fn a_thousand_watches_that_are_not_read_do_not_make_other_answers_fail() {
 }
 
 #[tokio::test]
+async fn a_deadline_ends_a_watch_that_is_not_read_with_its_connection() {
+    let broker = Broker::start(&[&healthy("1").await.to_string()]).await;
+    let mut hostile = Raw::connect(broker.address, 0).await;
+    let deadline = Some(("grpc-timeout", "200m"));
+    for frame in [raw::call_with(1, WATCH, deadline), raw::empty_message(1)] {
+        hostile.0.write_all(&frame.bytes()).await.unwrap();
+    }
+    let mut reads = raw::Reads(&mut hostile.0);
+    let mut answered = false;
+    while let Some(frame) = reads.frame().await {
+        answered |= frame.kind == raw::HEADERS;
+        assert_ne!(frame.kind, raw::DATA);
+    }
+    assert!(answered);
+    others_watch(&broker).await;
+}
+
+#[tokio::test]
 async fn answers_that_are_not_read_do_not_make_other_answers_fail() {
     let large = format!("1{}", " ".repeat(LARGE));
     let broker = Broker::start(&[&healthy(&large).await.to_string()]).await;

@@ -32,7 +32,7 @@ async fn service() -> String {
 }
 
 fn configuration(name: &str, url: &str) -> Configuration {
-    format!("{name}={{url: '{url}', interval: 1h}}")
+    format!("{name}={{url: '{url}', interval: 1s}}")
         .parse()
         .unwrap()
 }

@@ -31,6 +31,10 @@ use crate::{
 /// The first delay after a failed poll; it doubles up to the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
+/// How much later than at once the first poll may be, where the interval is not shorter than ten times that: many nodes may
+/// start together. Where a list is known already, it is as late as any other one.
+const FIRST_POLL: Duration = Duration::from_secs(1);
+
 /// How far from its time a poll may be, as a part of the delay: a cluster's nodes shall not ask in step.
 const JITTER: f64 = 0.1;
 
@@ -197,10 +201,15 @@ struct Poller<'a, H: DiscoveryHandler> {
 impl<H: DiscoveryHandler> Poller<'_, H> {
     /// Polls until dropped; each list that differs from the one before goes to `lists`.
     async fn poll(&mut self, lists: &watch::Sender<List>) {
-        self.begin(lists).await;
         let observed = &self.pollers.observed;
+        let interval = self.request.interval();
+        let within = match self.begin(lists).await {
+            true => interval,
+            false => (interval / 10).min(FIRST_POLL),
+        };
+        sleep(within.mul_f64(fastrand::f64())).await;
         let turning = observed.loops.begin(format!("polling {}", self.request));
-        let mut schedule = Schedule::new(self.request.interval());
+        let mut schedule = Schedule::new(interval);
         loop {
             let started = Instant::now();
             let asked = self.ask().await;
@@ -225,8 +234,9 @@ impl<H: DiscoveryHandler> Poller<'_, H> {
         }
     }
 
-    /// What is known before the first poll: the list of a poller that panicked, or of a process that is no more.
-    async fn begin(&mut self, lists: &watch::Sender<List>) {
+    /// What is known before the first poll: the list of a poller that panicked, or of a process that is no more. Says whether
+    /// there is one.
+    async fn begin(&mut self, lists: &watch::Sender<List>) -> bool {
         let mut age = Duration::ZERO;
         let mut known = lists.borrow().clone();
         if known.is_none()
@@ -243,7 +253,7 @@ impl<H: DiscoveryHandler> Poller<'_, H> {
             lists.send_replace(known.clone());
         }
         let Some(list) = known else {
-            return;
+            return false;
         };
         let shown = Shown {
             good: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
@@ -253,6 +263,7 @@ impl<H: DiscoveryHandler> Poller<'_, H> {
         };
         self.report.update(|polled| polled.list = Some(shown));
         self.last = Some((list, None));
+        true
     }
 
     /// One poll; the list, if it is another one than the last.

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use akri_daemon::Close;
 use futures_util::stream::unfold;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -17,7 +18,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep_until, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{
     Code, Status,
     body::Body,
@@ -30,6 +31,7 @@ use tonic::{
 use super::untaken::Kept;
 use crate::metrics::Calls;
 
+const WATCH: &str = "/http.DeviceService/WatchSensor";
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The largest piece of a message that is handed on, in bytes. The rest waits here as long as the caller does not read.
@@ -37,6 +39,9 @@ const PIECE: usize = 16 * 1024;
 
 /// How long any call may take until its answer begins, whatever its own deadline.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// How long a caller may take to read the end of its stream.
+const LATE: Duration = Duration::from_secs(2);
 
 /// How many streams of health and reflection may be open at once.
 pub(super) const STREAMS: usize = 64;
@@ -88,6 +93,9 @@ where
         let now = Instant::now();
         let deadline = timeout(request.headers()).and_then(|left| now.checked_add(left));
         let answer_by = deadline.map_or(now + ANSWER, |deadline| deadline.min(now + ANSWER));
+        let connection = request.extensions().get().cloned();
+        let insists = (deadline.zip(connection)).filter(|_| stream || path == WATCH);
+        let insists = insists.map(|(deadline, connection)| insist(deadline, connection));
         let kept = Kept::default();
         request.extensions_mut().insert(kept.clone());
         let answer = self.services.call(request);
@@ -95,7 +103,7 @@ where
         Box::pin(async move {
             let answer = match timeout_at(answer_by, answer).await {
                 Ok(Ok(answer)) => {
-                    let held = (kept, permit);
+                    let held = (kept, permit, insists);
                     answer.map(|body| ended_by(body, end(deadline, stop), held))
                 }
                 Ok(Err(never)) => match never {},
@@ -109,6 +117,15 @@ where
             Ok(answer)
         })
     }
+}
+
+/// Closes the connection of a caller that does not read the end of its stream, which can then be told in no other way. Ends
+/// when the value is dropped.
+fn insist(deadline: Instant, connection: Close) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        sleep_until(deadline + LATE).await;
+        connection.now();
+    }))
 }
 
 fn exceeded() -> Status {

@@ -50,15 +50,21 @@ impl Frame {
 
 /// The headers of a call to `path` on `stream`, each as a literal (RFC 7541, 6.2.2).
 pub fn call(stream: u32, path: &str) -> Frame {
+    call_with(stream, path, None)
+}
+
+/// The same, with one more header.
+pub fn call_with(stream: u32, path: &str, more: Option<(&str, &str)>) -> Frame {
     let mut payload = Vec::new();
-    for (name, value) in [
+    let headers = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", path),
         (":authority", "broker"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-    ] {
+    ];
+    for (name, value) in headers.into_iter().chain(more) {
         payload.push(0);
         for text in [name, value] {
             payload.push(u8::try_from(text.len()).unwrap());

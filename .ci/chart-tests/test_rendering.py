@@ -249,7 +249,7 @@ def test_a_standby_is_the_same_handler_once_more_on_the_next_admin_port():
     assert one == other
 
 
-def test_an_update_waits_until_the_new_handler_is_ready_and_for_nothing_else():
+def test_an_update_waits_until_the_new_handler_is_ready_and_without_probes_for_20_s():
     for network in (True, False):
         spec = only(template(values={"handler": {"network": {"enabled": network}}}), "DaemonSet")["spec"]
         assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
@@ -259,6 +259,8 @@ def test_an_update_waits_until_the_new_handler_is_ready_and_for_nothing_else():
         assert container["readinessProbe"]["periodSeconds"] == 2
         assert "successThreshold" not in container["readinessProbe"]
         assert "initialDelaySeconds" not in str(container)
+    spec = only(template(values={"handler": {"adminPort": 0}}), "DaemonSet")["spec"]
+    assert spec["minReadySeconds"] == 20
 
 
 def test_a_handler_has_two_minutes_to_start_and_to_answer_and_one_to_become_ready_again():

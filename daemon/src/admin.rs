@@ -213,7 +213,8 @@ impl Loops {
         }
     }
 
-    fn stuck(&self) -> Vec<String> {
+    /// A line for each one that does not turn.
+    pub fn stuck(&self) -> Vec<String> {
         let now = Instant::now();
         let known = self.known();
         let late = known.due.values().filter(|(due, _)| *due < now);

@@ -22,7 +22,7 @@ use log::{debug, warn};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    task::AbortHandle,
+    task::{AbortHandle, yield_now},
     time::{sleep, timeout},
 };
 use tokio_util::{net::Listener, sync::CancellationToken, task::TaskTracker};
@@ -240,6 +240,8 @@ pub(crate) async fn accept<L: Listener>(listener: &mut L, mut admit: impl FnMut(
             Ok((connection, _)) => {
                 outage.succeeded();
                 admit(connection);
+                // Each gets its turn before so many come that it has to make room.
+                yield_now().await;
             }
             Err(error) => {
                 outage.failed(error, "callers have to wait");

@@ -165,6 +165,7 @@ fn whole_process() {
         (10_000, 1, 1, Brings::HalfOrAll),
         (40_000, 1, 1, Brings::OneChange),
         (40_000, 6, 1, Brings::OneChange),
+        (40_000, 1, 1, Brings::AllOther),
     ] {
         process(devices, streams, pollers, brings);
     }
@@ -176,6 +177,8 @@ enum Brings {
     OneChange,
     /// Every other time half of the devices are missing, and kept for the grace period.
     HalfOrAll,
+    /// All devices are other ones than before, which are kept for the grace period.
+    AllOther,
 }
 
 impl Brings {
@@ -184,6 +187,7 @@ impl Brings {
             Self::TheSame => body(devices, 0),
             Self::OneChange => body(devices, poll % 2),
             Self::HalfOrAll => body(devices / (1 + poll % 2), 0),
+            Self::AllOther => body(devices, 0).replace("http://10.", "http://11."),
         }
     }
 
@@ -193,6 +197,7 @@ impl Brings {
             Self::TheSame => ("the same", "1m"),
             Self::OneChange => ("one change", "0s"),
             Self::HalfOrAll => ("half or all", "1m"),
+            Self::AllOther => ("all others", "2s"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `discoveryDetails` of a Configuration: what to poll, how often, how patiently. No I/O.
 
-use std::{fmt, time::Duration};
+use std::{fmt, hash::Hasher, time::Duration};
 
 use akri_device_http::{Endpoint, EndpointError, Url, shown};
 use akri_discovery::{Request, Settings};
@@ -109,6 +109,10 @@ impl Request for DiscoveryDetails {
 
     fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    fn identify(&self, list: &mut dyn Hasher) {
+        list.write(self.url.as_str().as_bytes());
     }
 
     fn grace(&self) -> Duration {

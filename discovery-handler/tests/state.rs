@@ -36,7 +36,7 @@ async fn instances(agent: &StubAgent, count: usize) -> State {
 
 /// Waits until there is a saved list.
 async fn saved(directory: &TempDir) {
-    let state = directory.path().join("state");
+    let state = directory.path().join("state/http");
     let is_list = |entry: fs::DirEntry| entry.path().extension().is_some_and(|it| it == "list");
     until(|| {
         let entries = fs::read_dir(&state);
@@ -62,7 +62,7 @@ async fn a_restart_during_an_outage_brings_all_instances_back_at_once() {
 }
 
 #[tokio::test]
-async fn an_update_during_an_outage_loses_nothing() {
+async fn an_update_during_an_outage_loses_nothing_also_with_other_times() {
     let mut service = Service::start(list(&NINE)).await;
     let directory = tempfile::tempdir().unwrap();
     let mut old = run(directory.path(), |_| {});
@@ -72,11 +72,37 @@ async fn an_update_during_an_outage_loses_nothing() {
     service.down();
     for update in 1..=3 {
         let admin = Admin::on(20 + update);
-        let new = run(directory.path(), |config| admin.set(config));
+        let new = run(directory.path(), |config| {
+            admin.set(config);
+            config.handler.grace = Duration::from_secs(update.into());
+        });
         admin.ready().await;
         old.stop().await.unwrap();
         old = new;
     }
+    let state = agent.state().borrow().clone();
+    assert_eq!((state.created, state.deleted), (9, 0));
+}
+
+#[tokio::test]
+async fn an_update_during_an_outage_waits_where_the_list_was_not_saved() {
+    let mut service = Service::start(list(&NINE)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut old = run(directory.path(), |config| {
+        config.handler.state_directory = None
+    });
+    let agent = agent(&directory, &service).await;
+    instances(&agent, 9).await;
+    service.down();
+    let admin = Admin::on(30);
+    let new = run(directory.path(), |config| admin.set(config));
+    let reason = format!("{}: no list yet, ", service.url());
+    log_line(&["WARN", &service.key(), "there is no list yet"]).await;
+    admin.not_ready(&reason).await;
+    service.up().await;
+    admin.ready().await;
+    old.stop().await.unwrap();
+    drop(new);
     let state = agent.state().borrow().clone();
     assert_eq!((state.created, state.deleted), (9, 0));
 }
@@ -95,18 +121,12 @@ async fn a_device_that_is_missing_after_a_restart_is_kept_for_the_grace_period()
     let grace = |config: &mut akri_http_discovery_handler::Config| {
         config.handler.grace = Duration::from_secs(60);
     };
-    // With another grace period it is another request.
-    let mut first = run(directory.path(), grace);
-    let mut stream = first.stream(&details).await;
-    assert_eq!(stream.list().await, ["a:1", "c:1"]);
-    service.now(list(&["c:1"]));
-    log_line(&[&service.key(), "1 devices are missing and kept"]).await;
-    first.stop().await.unwrap();
+    // Another grace period is another request, but the same list.
     let second = run(directory.path(), grace);
     let mut stream = second.stream(&details).await;
-    assert_eq!(stream.list().await, ["a:1", "c:1"]);
-    service.now(list(&["c:1", "d:1"]));
-    assert_eq!(stream.list().await, ["a:1", "c:1", "d:1"]);
+    assert_eq!(stream.list().await, ["a:1", "b:1"]);
+    assert_eq!(stream.list().await, ["a:1", "b:1", "c:1"]);
+    log_line(&[&service.key(), "1 devices are missing and kept"]).await;
 }
 
 #[tokio::test]
@@ -134,7 +154,7 @@ async fn a_damaged_list_costs_a_line_and_nothing_else() {
     stream.list().await;
     saved(&directory).await;
     handler.stop().await.unwrap();
-    for entry in fs::read_dir(directory.path().join("state")).unwrap() {
+    for entry in fs::read_dir(directory.path().join("state/http")).unwrap() {
         fs::write(entry.unwrap().path(), "garbage").unwrap();
     }
     service.now(list(&["b:1"]));

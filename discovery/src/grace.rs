@@ -40,7 +40,8 @@ impl Missing {
         now: Instant,
         grace: Duration,
     ) -> Kept<'a> {
-        let before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.0);
+        let were_missing = before.len();
         let mut kept = Kept::default();
         let mut withdrawn = 0;
         let mut found = found.ids().peekable();
@@ -49,18 +50,20 @@ impl Missing {
             if found.next_if_eq(&id).is_some() {
                 continue;
             }
-            let since = before.get(id).copied();
-            if now - since.unwrap_or(now) >= grace {
-                withdrawn += usize::from(since.is_some());
+            let missing = before.remove_entry(id);
+            let is_new = missing.is_none();
+            let (id_then, since) = missing.unwrap_or_else(|| (id.to_owned(), now));
+            if now - since >= grace {
+                withdrawn += usize::from(!is_new);
                 continue;
             }
-            if since.is_none() {
+            if is_new {
                 kept.new.push(id);
             }
             kept.all.push(id);
-            self.0.insert(id.to_owned(), since.unwrap_or(now));
+            self.0.insert(id_then, since);
         }
-        kept.back = before.len() + kept.new.len() - kept.all.len() - withdrawn;
+        kept.back = were_missing + kept.new.len() - kept.all.len() - withdrawn;
         kept
     }
 }

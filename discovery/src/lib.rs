@@ -6,9 +6,11 @@
 //! 2. `own_socket`: the handler's own socket, or TCP on `POD_IP`; `directory`: which may come late and be replaced;
 //! 3. `registration`: tells the Agent about the handler, and again when the Agent may have forgotten it; `agent`: when that is;
 //! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
-//! 5. `poll`: when to ask the handler; equal requests share one poller;
+//! 5. `poll`: equal requests share one `poller`, which knows when to ask the handler; `saved`: the last list of a process that is
+//!    no more;
 //! 6. [`Devices`]: what the handler found; `list`: the same, sorted, encoded once, and compared with the last one;
-//!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart.
+//!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart; `news`: what the log says of
+//!    it; `observed`: what probes and Prometheus see.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 //!
@@ -89,6 +91,7 @@ mod news;
 mod observed;
 mod own_socket;
 mod poll;
+mod poller;
 mod registration;
 mod saved;
 mod service;
@@ -97,7 +100,12 @@ mod settings;
 mod streams;
 
 use std::{
-    borrow::Cow, collections::HashMap, fmt::Display, hash::Hash, pin::pin, sync::Arc,
+    borrow::Cow,
+    collections::HashMap,
+    fmt::Display,
+    hash::{Hash, Hasher},
+    pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -172,6 +180,13 @@ pub trait Request: Clone + Eq + Hash + Display + Send + Sync + 'static {
     /// For one poll as a whole.
     fn timeout(&self) -> Duration;
 
+    /// Feeds what decides which devices there are: a saved list goes by it. By default that is all of the request. What says
+    /// only how often and how patiently one asks is better left out, so that a change of it finds the list. The bytes shall
+    /// be the same in each version.
+    fn identify(&self, mut list: &mut dyn Hasher) {
+        self.hash(&mut list);
+    }
+
     /// How long a device is kept that is missing from every reply; by default a minute, and not at all at zero.
     fn grace(&self) -> Duration {
         Duration::from_secs(60)
@@ -200,7 +215,7 @@ pub async fn run<H: DiscoveryHandler>(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     settings.check()?;
-    let observed = Observed::new(&settings);
+    let observed = Observed::new();
     let _admin = admin(&observed).serve(&settings.admin).await?;
     let mut shutdown = pin!(shutdown);
     if settings.pod_ip.0.is_none() {
@@ -218,6 +233,7 @@ pub async fn run<H: DiscoveryHandler>(
     let outcome = async {
         let own = Own::bind(&settings, connections.clone()).await?;
         info!("serving at {}", own.place().borrow().reach.endpoint);
+        observed.set_alone(own.is_alone().await);
         let registration = Registration::new(&settings);
         let registered = keep_registered(registration, own.place(), observed.clone());
         tokio::select! {

@@ -14,7 +14,7 @@ use crate::{
 const NAMED: usize = 3;
 
 /// How many collisions are warned of at once.
-const COLLISIONS_NAMED: usize = 10;
+const COLLISIONS_NAMED: usize = 2;
 
 pub(crate) struct News<'a, H: DiscoveryHandler> {
     handler: &'a H,

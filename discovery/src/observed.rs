@@ -19,10 +19,13 @@ use prometheus_client::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::{settings::Settings, streams::Streams};
+use crate::streams::Streams;
 
 /// How long after a registration the Agent may take to open its first stream. Where there is no Configuration it opens none.
 const ASKS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a source that fails from the start is waited for where no other handler is there.
+const GIVEN_UP: Duration = Duration::from_secs(2 * 60);
 
 /// How long polls take, in seconds.
 const POLL_SECONDS: [f64; 8] = [0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 30.0];
@@ -43,14 +46,16 @@ pub(crate) struct Observed {
     /// Since when the Agent knows us, as far as we can tell.
     registered: Mutex<Option<Instant>>,
     requests: Mutex<BTreeMap<String, Polled>>,
-    /// Whether lists outlive the process.
-    saves: bool,
+    /// Whether no other handler was there when this one started.
+    alone: AtomicBool,
     was_ready: AtomicBool,
 }
 
 /// What the polls for one request have brought.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Polled {
+    /// Whether a saved list may still come.
+    pub loading: bool,
     /// How many brought another list, the same one, and none.
     pub changed: u64,
     pub unchanged: u64,
@@ -76,7 +81,7 @@ pub(crate) struct Report {
 }
 
 impl Observed {
-    pub fn new(settings: &Settings) -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
             loops: Loops::default(),
             streams: watch::Sender::default(),
@@ -87,7 +92,7 @@ impl Observed {
             registrations: Family::default(),
             registered: Mutex::default(),
             requests: Mutex::default(),
-            saves: settings.state_directory.is_some(),
+            alone: AtomicBool::new(false),
             was_ready: AtomicBool::new(false),
         })
     }
@@ -96,6 +101,11 @@ impl Observed {
     pub fn count_registration(&self, taken: bool) {
         let outcome = if taken { "taken" } else { "failed" };
         (self.registrations.get_or_create(&[("outcome", outcome)])).inc();
+    }
+
+    /// Whether no other handler of this name is there.
+    pub fn set_alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
     }
 
     /// Whether the Agent knows us. The time counts from the first of several that say so.
@@ -113,10 +123,12 @@ impl Observed {
         if self.was_ready.load(Ordering::Relaxed) {
             return Vec::new();
         }
+        // Where nobody is to be replaced, a source that fails has nothing to lose, and must not make the next update one of a
+        // handler that is not ready: Kubernetes does not wait before it stops such a one.
+        let given_up = self.alone.load(Ordering::Relaxed) && since.elapsed() >= GIVEN_UP;
         let requests = lock(&self.requests);
         let without = requests.iter().filter(|(_, polled)| {
-            // Where lists outlive their process, a source that fails and has none has nothing to lose.
-            polled.list.is_none() && !(self.saves && polled.failed > 0)
+            polled.list.is_none() && !(given_up && polled.failed > 0 && !polled.loading)
         });
         let mut reasons: Vec<String> = without
             .map(|(request, polled)| {

@@ -132,6 +132,20 @@ impl<H: DiscoveryHandler> Own<H> {
         })
     }
 
+    /// Whether there is certainly no other live handler of this name on the node, which we could be about to replace.
+    pub async fn is_alone(&self) -> bool {
+        let ours = match &self.place.borrow().socket {
+            Some((path, _)) => path.clone(),
+            None => return false,
+        };
+        for name in self.names.iter().filter(|name| **name != ours) {
+            if !matches!(is_free(name).await, Ok(true)) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Follows where the Agent finds us.
     pub fn place(&self) -> watch::Receiver<Place> {
         self.place.subscribe()

@@ -3,25 +3,30 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    hash::{Hash, Hasher},
+    hash::Hasher,
     io::{self, BufWriter, Read, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use akri_daemon::Outage;
-use anyhow::{Context, bail, ensure};
+use akri_daemon::{LineBudget, Outage};
+use anyhow::{Context, anyhow, bail, ensure};
 use blake2::{Blake2b, Digest, digest::consts::U16};
-use log::{Level, info};
+use log::Level;
 use tokio::{
     sync::{Semaphore, watch},
     task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    Request,
     list::{DeviceList, MAX_MESSAGE},
     poll::List,
     settings::Settings,
@@ -35,86 +40,85 @@ const FORMAT: &[u8; 16] = b"akri-discovery 1";
 /// The longest file, in bytes. Far less than this is for the lengths.
 const MAX_FILE: u64 = MAX_MESSAGE as u64 + 256 * 1024;
 
-/// How many files there are at most; the oldest go first. More than a process has requests.
+/// How many files there are at most: more than a process has requests. A further list is not saved, so that those who can ask
+/// for anything cannot push out what is needed.
 const MAX_FILES: usize = 128;
 
-/// What files are called: a hash of the handler's name and the request, and this.
-const EXTENSION: &str = "list";
+/// What files are called: a hash of the request, and this.
+const EXTENSION: &str = ".list";
 
 /// What files are called while they are written. A process that was killed meanwhile leaves one.
 const UNFINISHED: &str = ".unfinished-";
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
 
-/// How long reading a file may take; the first poll waits for it.
-const LOAD: Duration = Duration::from_secs(5);
+/// How long a file may take to be written, until it is said.
+const BUSY: Duration = Duration::from_secs(30);
 
 /// A list is written at most this often, and one that has not changed at least so often.
 const SAVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10 * 60));
 
 type Hash16 = Blake2b<U16>;
 
-/// The directory of saved lists.
+/// The directory of saved lists, one for each name of a handler.
 pub(crate) struct Saved {
     directory: PathBuf,
     max_age: Duration,
-    /// The handler's.
-    name: String,
     /// One file is read or written at a time, so that a disk that hangs takes one thread.
     turn: Arc<Semaphore>,
+    /// Whether this process has removed what nobody writes any more.
+    tidied: AtomicBool,
 }
+
+/// A list from a file, and how old it is.
+pub(crate) type Loading = AbortOnDropHandle<Option<(DeviceList, Duration)>>;
 
 impl Saved {
     /// `None` where no directory is set.
     pub fn new(settings: &Settings) -> Option<Arc<Self>> {
+        let directory = settings.state_directory.as_ref()?;
         let saved = Self {
-            directory: settings.state_directory.clone()?,
+            directory: directory.join(&settings.discovery_handler_name),
             max_age: settings.state_max_age,
-            name: settings.discovery_handler_name.clone(),
             turn: Arc::new(Semaphore::new(1)),
+            tidied: AtomicBool::new(false),
         };
         Some(Arc::new(saved))
     }
 
-    /// The list that was saved last for `request`, and how old it is.
-    pub async fn load(
-        &self,
-        request: &(impl Hash + ToString),
-        log: &PeerLog,
-    ) -> Option<(DeviceList, Duration)> {
-        let path = self.path(request);
-        let reading = async {
-            let (path, turn) = (path.clone(), self.turn.clone().acquire_owned().await?);
-            let read = spawn_blocking(move || {
+    /// Reads the list that was saved last for `request`, if it is not too old. That takes as long as the disk does.
+    pub fn load(self: &Arc<Self>, request: &impl Request, log: &PeerLog) -> Loading {
+        let (saved, log) = (self.clone(), log.clone());
+        let (path, request) = (self.path(request), request.to_string());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let turn = saved.turn.clone().acquire_owned().await.ok()?;
+            let file = path.display().to_string();
+            let reading = spawn_blocking(move || {
                 let _turn = turn;
                 read(&path)
             });
-            read.await?
-        };
-        let loaded = match timeout(LOAD, reading).await {
-            Ok(loaded) => loaded,
-            Err(_) => Err(anyhow::anyhow!("it could not be read within {LOAD:?}")),
-        };
-        let (request, file) = (request.to_string(), path.display());
-        match loaded {
-            Ok((list, age)) if age <= self.max_age => return Some((list, age)),
-            Ok((_, age)) => log.say(
-                Level::Info,
-                format_args!("{request}: the saved list is {age:.0?} old, and not used"),
-            ),
-            Err(error) if is_not_found(&error) => true,
-            Err(error) => log.say(
-                Level::Warn,
-                format_args!("{request}: the saved list {file} is not used: {error:#}"),
-            ),
-        };
-        None
+            match reading.await.unwrap_or_else(|bug| Err(bug.into())) {
+                Ok((list, age)) if age <= saved.max_age => return Some((list, age)),
+                Ok((_, age)) => log.say(
+                    Level::Info,
+                    format_args!("{request}: the saved list is {age:.0?} old, and not used"),
+                ),
+                Err(error) if is_not_found(&error) => true,
+                Err(error) => log.say(
+                    Level::Warn,
+                    format_args!("{request}: the saved list {file} is not used: {error:#}"),
+                ),
+            };
+            None
+        }))
     }
 
-    /// Saves the lists of `request`, in the background.
-    pub fn keep(self: &Arc<Self>, request: &(impl Hash + ToString)) -> Saver {
+    /// Saves the lists of `request`, in the background. `budget` is for its log lines.
+    pub fn keep(self: &Arc<Self>, request: &impl Request, budget: LineBudget) -> Saver {
         let (lists, receiver) = watch::channel(None);
         let path = self.path(request);
-        tokio::spawn(self.clone().save(path, request.to_string(), receiver));
+        let subject = format!("{request}: saving the list");
+        let outage = Outage::with_budget(module_path!(), subject, budget);
+        tokio::spawn(self.clone().save(path, receiver, outage));
         Saver {
             lists,
             again: SAVE.1.min(self.max_age / 2),
@@ -122,52 +126,62 @@ impl Saved {
         }
     }
 
-    fn path(&self, request: &impl Hash) -> PathBuf {
+    fn path(&self, request: &impl Request) -> PathBuf {
         let mut hashing = Hashing(Hash16::new());
-        (&self.name, request).hash(&mut hashing);
+        request.identify(&mut hashing);
         let hash: [u8; 16] = hashing.0.finalize().into();
         let name = u128::from_be_bytes(hash);
-        self.directory.join(format!("{name:032x}.{EXTENSION}"))
+        self.directory.join(format!("{name:032x}{EXTENSION}"))
     }
 
-    /// Writes the newest list, until there will be no other one.
+    /// Writes the newest list, until there will be no other one. Where the disk hangs, the list is not held for it.
     async fn save(
         self: Arc<Self>,
         path: PathBuf,
-        request: String,
         mut lists: watch::Receiver<List>,
+        mut outage: Outage,
     ) {
-        let mut outage = Outage::new(module_path!(), format!("{request}: saving the list"));
         while lists.changed().await.is_ok() {
-            let Ok(turn) = self.turn.acquire().await else {
-                return;
+            let writing = async {
+                let turn = self.turn.clone().acquire_owned().await?;
+                let Some(list) = lists.borrow_and_update().clone() else {
+                    return Ok(());
+                };
+                let (saved, path) = (self.clone(), path.clone());
+                let written = spawn_blocking(move || {
+                    let _turn = turn;
+                    saved.write(&path, &list)
+                });
+                written.await?
             };
-            let Some(list) = lists.borrow_and_update().clone() else {
-                continue;
-            };
-            let (saved, path) = (self.clone(), path.clone());
-            match spawn_blocking(move || saved.write(&path, &list)).await {
-                Ok(Ok(())) => outage.succeeded(),
-                Ok(Err(error)) => outage.failed(
+            let written = timeout(BUSY, writing).await;
+            match written.unwrap_or_else(|_| Err(anyhow!("not written within {BUSY:?}"))) {
+                Ok(()) => outage.succeeded(),
+                Err(error) => outage.failed(
                     format!("{error:#}"),
                     "after a restart an older list or none is sent first",
                 ),
-                Err(bug) => outage.failed(bug, "this is a bug"),
             }
-            drop(turn);
             sleep(SAVE.0).await;
         }
     }
 
-    /// Writes one file, whole or not at all, and removes those that are too old or too many.
+    /// Writes one file, whole or not at all.
     fn write(&self, path: &Path, list: &DeviceList) -> anyhow::Result<()> {
         let directory = &self.directory;
         let context = || format!("writing into {}", directory.display());
         let mut make = DirBuilder::new();
         make.recursive(true).mode(0o700);
         make.create(directory).with_context(context)?;
-        if !path.exists() {
-            self.make_room().with_context(context)?;
+        if !self.tidied.load(Ordering::Relaxed) || !path.exists() {
+            let others = self.tidy().with_context(context)?;
+            ensure!(
+                others < MAX_FILES || path.exists(),
+                "{} holds {MAX_FILES} lists already; those that nobody writes any more go after {:?}",
+                directory.display(),
+                self.max_age
+            );
+            self.tidied.store(true, Ordering::Relaxed);
         }
         // Nobody but us can read it.
         let file = tempfile::Builder::new()
@@ -180,39 +194,31 @@ impl Saved {
         Ok(())
     }
 
-    /// Leaves room for one more file. Others than ours are not touched.
-    fn make_room(&self) -> io::Result<()> {
+    /// Removes what nobody writes any more, and counts the lists that are left. Files of other names are not touched.
+    fn tidy(&self) -> io::Result<usize> {
         let now = SystemTime::now();
-        let mut files = Vec::new();
+        let mut lists = 0;
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            let (path, name) = (entry.path(), entry.file_name());
+            let name = entry.file_name();
             let name = name.to_string_lossy();
-            let unfinished = name.starts_with(UNFINISHED);
-            let ours = name
-                .strip_suffix(EXTENSION)
-                .is_some_and(|name| name.len() == 33);
+            let is_hash = |name: &str| name.len() == 32 && u128::from_str_radix(name, 16).is_ok();
+            let limit = match name.strip_suffix(EXTENSION) {
+                Some(name) if is_hash(name) => self.max_age,
+                _ if name.starts_with(UNFINISHED) => ABANDONED,
+                _ => continue,
+            };
             // What is gone already is fine.
             let Ok(written) = entry.metadata().and_then(|metadata| metadata.modified()) else {
                 continue;
             };
-            let age = now.duration_since(written).unwrap_or_default();
-            let limit = if unfinished { ABANDONED } else { self.max_age };
-            if (unfinished || ours) && age > limit {
-                let _ = fs::remove_file(&path);
-            } else if ours {
-                files.push((age, path));
+            if now.duration_since(written).unwrap_or_default() > limit {
+                let _ = fs::remove_file(entry.path());
+            } else if limit == self.max_age {
+                lists += 1;
             }
         }
-        files.sort();
-        for (_, path) in files.drain(..).skip(MAX_FILES - 1) {
-            info!(
-                "{} is removed: there are {MAX_FILES} saved lists",
-                path.display()
-            );
-            let _ = fs::remove_file(&path);
-        }
-        Ok(())
+        Ok(lists)
     }
 }
 
@@ -296,7 +302,7 @@ fn is_not_found(error: &anyhow::Error) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Hashes a request. A version that does so in another way finds no list, and that is all.
+/// Hashes what identifies a request. A version that does so in another way finds no list.
 struct Hashing(Hash16);
 
 impl Hasher for Hashing {

@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use akri_daemon::registry;
 use prometheus_client::encoding::prometheus_text::encode;
 
@@ -10,12 +8,6 @@ fn shown(observed: &Arc<Observed>) -> String {
     observed.register(&mut registry);
     encode(&mut text, &registry).unwrap();
     text
-}
-
-fn observed(state_directory: Option<&str>) -> Arc<Observed> {
-    let mut settings = Settings::in_directory(Path::new("/"), "test");
-    settings.state_directory = state_directory.map(Into::into);
-    Observed::new(&settings)
 }
 
 fn good(devices: usize) -> Option<Shown> {
@@ -29,7 +21,7 @@ fn good(devices: usize) -> Option<Shown> {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_is_ready_when_every_request_has_its_list() {
-    let observed = observed(None);
+    let observed = Observed::new();
     assert_eq!(
         observed.not_ready(),
         ["the Agent has not taken a registration"]
@@ -58,7 +50,7 @@ async fn a_handler_is_ready_when_every_request_has_its_list() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_nobody_asks_is_ready_after_ten_seconds() {
-    let observed = observed(None);
+    let observed = Observed::new();
     observed.set_registered(true);
     tokio::time::advance(ASKS_WITHIN / 2).await;
     observed.set_registered(true);
@@ -68,18 +60,26 @@ async fn a_handler_that_nobody_asks_is_ready_after_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_lists_are_saved_a_source_that_never_worked_does_not_count() {
-    let observed = observed(Some("/state"));
+async fn a_source_that_fails_is_given_up_after_two_minutes_where_no_other_handler_may_have_its_list()
+ {
+    let observed = Observed::new();
     observed.set_registered(true);
     let report = observed.report("one");
-    assert_eq!(observed.not_ready().len(), 1);
-    report.update(|polled| polled.failed = 1);
+    report.update(|polled| {
+        polled.failed = 1;
+        polled.loading = true;
+    });
+    tokio::time::advance(GIVEN_UP).await;
+    assert_eq!(observed.not_ready().len(), 1, "another one is there");
+    observed.set_alone(true);
+    assert_eq!(observed.not_ready().len(), 1, "a saved list may come");
+    report.update(|polled| polled.loading = false);
     assert!(observed.not_ready().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_look_alike_have_numbers_of_their_own_while_they_live() {
-    let observed = observed(None);
+    let observed = Observed::new();
     let (one, two) = (observed.report("http://d"), observed.report("http://d"));
     one.update(|polled| polled.changed = 7);
     two.update(|polled| {

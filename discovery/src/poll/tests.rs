@@ -1,7 +1,11 @@
 use std::{collections::VecDeque, fmt, path::Path};
 
+use anyhow::anyhow;
+use std::time::Duration;
+use tokio::time::Instant;
+
 use super::*;
-use crate::{Device, Devices, Properties};
+use crate::{Device, Devices, Discovered, Properties};
 
 /// Answers each poll as the next word of its script says, and the last word again and again.
 struct Scripted {
@@ -24,7 +28,8 @@ impl Request for Every {
     }
 
     fn timeout(&self) -> Duration {
-        Duration::from_secs(5)
+        // Only one test has a long one.
+        Duration::from_secs(if self.0 == 3_600 { 600 } else { 5 })
     }
 
     fn grace(&self) -> Duration {
@@ -74,7 +79,7 @@ fn pollers(script: &[&'static str]) -> Arc<Pollers<Scripted>> {
         polls: watch::Sender::default(),
     };
     let settings = Settings::in_directory(Path::new("/"), "test");
-    let (observed, stop) = (Observed::new(&settings), CancellationToken::new());
+    let (observed, stop) = (Observed::new(), CancellationToken::new());
     Pollers::new(handler, &settings, observed, stop)
 }
 
@@ -185,4 +190,15 @@ async fn a_device_that_is_missing_is_kept_for_the_grace_period_and_then_gone() {
     let polls = pollers.handler.polls.borrow().clone();
     let missing = *polls.last().unwrap() - polls[4];
     assert!((60..=77).contains(&missing.as_secs()), "{missing:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_takes_minutes_and_an_interval_of_an_hour_are_no_stuck_loop() {
+    let pollers = pollers(&["hangs", "a"]);
+    let _lists = pollers.subscribe(&Every(3_600));
+    for _ in 0..300 {
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(pollers.observed.loops.stuck(), Vec::<String>::new());
+    }
+    assert!(pollers.handler.polls.borrow().len() > 2);
 }

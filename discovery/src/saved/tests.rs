@@ -1,9 +1,39 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::{
+    fmt,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::{Device, devices::Devices};
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Asked(String);
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Request for Asked {
+    fn interval(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
+    fn identify(&self, list: &mut dyn Hasher) {
+        list.write(self.0.as_bytes());
+    }
+}
+
+fn asked(text: &str) -> Asked {
+    Asked(text.to_owned())
+}
 
 fn list(ids: &[&str]) -> Arc<DeviceList> {
     let device = |id: &&str| Device {
@@ -20,16 +50,16 @@ fn saved(directory: &Path) -> Arc<Saved> {
     Saved::new(&settings).unwrap()
 }
 
-async fn load(saved: &Saved, request: &str) -> Option<Arc<DeviceList>> {
-    let loaded = saved.load(&request.to_owned(), &PeerLog::new()).await;
-    loaded.map(|(list, _)| Arc::new(list))
+async fn load(saved: &Arc<Saved>, request: &str) -> Option<Arc<DeviceList>> {
+    let loaded = saved.load(&asked(request), &PeerLog::new()).await;
+    loaded.unwrap().map(|(list, _)| Arc::new(list))
 }
 
 /// A saved list with its file.
 fn written(ids: &[&str]) -> (TempDir, Arc<Saved>, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let saved = saved(directory.path());
-    let path = saved.path(&"request".to_owned());
+    let path = saved.path(&asked("request"));
     saved.write(&path, &list(ids)).unwrap();
     (directory, saved, path)
 }
@@ -43,14 +73,17 @@ async fn the_last_list_of_a_request_is_there_for_the_next_process() {
     let directory = tempfile::tempdir().unwrap();
     let before = saved(directory.path());
     assert_eq!(load(&before, "request").await, None);
-    let mut saver = before.keep(&"request".to_owned());
+    let mut saver = before.keep(&asked("request"), LineBudget::default());
     saver.save(&list(&["a"]));
     saver.save(&list(&["a", "b"]));
     drop(saver);
     let after = saved(directory.path());
-    while load(&after, "request").await != Some(list(&["a", "b"])) {
-        sleep(Duration::from_millis(10)).await;
-    }
+    let written = async {
+        while load(&after, "request").await != Some(list(&["a", "b"])) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), written).await.unwrap();
     assert_eq!(load(&after, "another").await, None);
 }
 
@@ -70,7 +103,7 @@ async fn a_list_of_many_pieces_is_the_same_as_before() {
     let ids: Vec<String> = (0..5_000).map(|n| format!("device-{n}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let (saved, whole) = (saved(directory.path()), list(&ids));
-    let path = saved.path(&"request".to_owned());
+    let path = saved.path(&asked("request"));
     saved.write(&path, &whole).unwrap();
     assert_eq!(load(&saved, "request").await, Some(whole));
 }
@@ -141,7 +174,7 @@ async fn a_directory_that_cannot_be_written_harms_nothing() {
     fs::write(directory.path().join("state"), "a file").unwrap();
     let saved = saved(directory.path());
     assert_eq!(load(&saved, "request").await, None);
-    let path = saved.path(&"request".to_owned());
+    let path = saved.path(&asked("request"));
     let error = saved.write(&path, &list(&["a"])).unwrap_err();
     assert!(
         format!("{error:#}").starts_with("writing into /"),
@@ -150,44 +183,54 @@ async fn a_directory_that_cannot_be_written_harms_nothing() {
 }
 
 #[tokio::test]
-async fn files_are_few_and_those_that_nobody_writes_any_more_go() {
-    let (_directory, saved, first) = written(&["a"]);
-    let old = |path: &Path, age: u64| {
+async fn what_nobody_writes_any_more_goes_and_the_rest_is_bounded() {
+    let (directory, saved, first) = written(&["a"]);
+    let old = |name: &str, age: u64| {
+        let path = saved.directory.join(name);
         let time = SystemTime::now() - Duration::from_secs(age);
-        File::options()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
+        File::create(&path).unwrap().set_modified(time).unwrap();
+        path
     };
-    let foreign = saved.directory.join("foreign");
-    let abandoned = saved.directory.join(format!("{UNFINISHED}x"));
-    for path in [&foreign, &abandoned] {
-        fs::write(path, "").unwrap();
-        old(path, 1_000_000);
+    let hours = |hours: u64| hours * 60 * 60;
+    let foreign = old("foreign.list", hours(1_000));
+    let abandoned = old(&format!("{UNFINISHED}x"), hours(2));
+    let under_way = old(&format!("{UNFINISHED}y"), 10);
+    let dead = old(&format!("{:032x}.list", 1), hours(25));
+    let alive = old(&format!("{:032x}.list", 2), hours(23));
+    // Each process looks once, and whenever there is a new list.
+    saved.write(&first, &list(&["b"])).unwrap();
+    assert!(dead.exists() && abandoned.exists());
+    let next = self::saved(directory.path());
+    next.write(&first, &list(&["a"])).unwrap();
+    assert!(!dead.exists() && !abandoned.exists());
+    assert!(foreign.exists() && under_way.exists() && alive.exists() && first.exists());
+
+    for n in 2..MAX_FILES {
+        next.write(&next.path(&asked(&n.to_string())), &list(&["a"]))
+            .unwrap();
     }
-    old(&first, 25 * 60 * 60);
-    for n in 0..MAX_FILES + 10 {
-        let path = saved.path(&n);
-        saved.write(&path, &list(&["a"])).unwrap();
-        old(&path, 10_000 - n as u64);
-    }
-    assert!(foreign.exists() && !abandoned.exists() && !first.exists());
-    assert_eq!(files(&saved), MAX_FILES + 1);
-    assert!(!saved.path(&9_usize).exists() && saved.path(&10_usize).exists());
+    let refused = next
+        .write(&next.path(&asked("one more")), &list(&["a"]))
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("holds 128 lists already"),
+        "{refused}"
+    );
+    next.write(&first, &list(&["c"])).unwrap();
 }
 
 #[test]
-fn requests_and_handlers_have_files_of_their_own() {
+fn requests_and_handlers_have_files_of_their_own_under_the_same_name_in_each_version() {
     let paths = |name: &str| {
         let mut settings = Settings::in_directory(Path::new("/"), name);
         settings.state_directory = Some("/state".into());
         let saved = Saved::new(&settings).unwrap();
-        ["secret", "secret2"].map(|request| saved.path(&request))
+        ["secret", "secret2"].map(|request| saved.path(&asked(request)))
     };
     let ([a, b], [c, d]) = (paths("http"), paths("other"));
     assert!(a != b && a != c && b != d && c != d);
-    assert!(!a.to_string_lossy().contains("secret"));
-    assert_eq!(a.extension().unwrap(), EXTENSION);
+    assert_eq!(
+        a,
+        Path::new("/state/http/8f64bfc250ac98ecf5a0f6a52cde7ec5.list")
+    );
 }

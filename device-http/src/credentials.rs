@@ -120,6 +120,11 @@ impl Credentials {
         Ok(())
     }
 
+    /// Whether they say who asks, as a user name in a URL does too.
+    pub fn has_authorization(&self) -> bool {
+        self.headers.iter().any(|(name, _)| *name == AUTHORIZATION)
+    }
+
     /// Whether there is something that not everybody may see: then it is for one server alone.
     pub(crate) fn is_secret(&self) -> bool {
         !self.headers.is_empty() || self.identity.is_some()

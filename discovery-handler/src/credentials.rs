@@ -86,11 +86,19 @@ pub fn from_properties(properties: &Properties, named: bool) -> Result<Credentia
         )));
     }
     let mut credentials = Credentials::default();
-    authorize(&mut credentials, properties, named)?;
-    let get = |name| properties.get(name).map(Vec::as_slice);
+    authorize(&mut credentials, properties)?;
+    let get = |name: &str| properties.get(name).map(Vec::as_slice);
     if let Some(lines) = get(HEADERS) {
         headers(&mut credentials, lines)
             .map_err(|why| PropertyError(format!("{HEADERS} {why}")))?;
+    }
+    if named && credentials.has_authorization() {
+        let set = [BEARER, USERNAME]
+            .into_iter()
+            .find(|name| get(name).is_some());
+        return Err(wrong(set.unwrap_or(HEADERS))(
+            "does not go with a user name in the URL",
+        ));
     }
     if let Some(pem) = get(CA) {
         credentials.set_authorities(pem).map_err(wrong(CA))?;
@@ -127,18 +135,9 @@ pub fn ignored(properties: &Properties) -> Option<String> {
 }
 
 /// Sets the Authorization header.
-fn authorize(
-    credentials: &mut Credentials,
-    properties: &Properties,
-    named: bool,
-) -> Result<(), PropertyError> {
+fn authorize(credentials: &mut Credentials, properties: &Properties) -> Result<(), PropertyError> {
     let get = |name| properties.get(name).map(Vec::as_slice);
     let (bearer, user, password) = (get(BEARER), get(USERNAME), get(PASSWORD));
-    for (name, value) in [(BEARER, bearer), (USERNAME, user)] {
-        if named && value.is_some() {
-            return Err(wrong(name)("does not go with a user name in the URL"));
-        }
-    }
     match (bearer, user, password) {
         (None, None, None) => Ok(()),
         (Some(token), None, None) => credentials.set_bearer(token).map_err(wrong(BEARER)),

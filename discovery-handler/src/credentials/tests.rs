@@ -211,18 +211,22 @@ fn headers_that_the_client_sets_itself_are_refused() {
 }
 
 #[test]
-fn a_user_name_in_the_url_goes_with_neither_a_token_nor_another_user() {
-    for (name, why) in [(BEARER, BEARER), (USERNAME, USERNAME)] {
-        let properties = [(name, SECRET), (PASSWORD, SECRET)];
-        let properties = properties.map(|(name, value)| (name.into(), value.into()));
-        let error = from_properties(&properties.into(), true)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&format!("{why} does not go with a user name in the URL")),
-            "{error}"
-        );
+fn a_user_name_in_the_url_goes_with_no_other_authorization() {
+    for (name, value) in [
+        (BEARER, SECRET),
+        (USERNAME, SECRET),
+        (HEADERS, "authorization: hunter2"),
+    ] {
+        let mut properties = Properties::from([(name.into(), value.into())]);
+        if name == USERNAME {
+            properties.insert(PASSWORD.into(), SECRET.into());
+        }
+        let error = from_properties(&properties, true).unwrap_err().to_string();
+        let why = format!("discoveryProperties: {name} does not go with a user name in the URL");
+        assert_eq!(error, why);
     }
+    let key = Properties::from([(HEADERS.into(), "X-Key: hunter2".into())]);
+    assert!(from_properties(&key, true).is_ok());
 }
 
 #[test]

@@ -20,6 +20,8 @@ use support::{
 };
 use tempfile::TempDir;
 
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na:1\n";
+
 /// A mounted Secret, which the kubelet changes by swapping a link.
 struct Secret(TempDir, u32);
 
@@ -101,15 +103,8 @@ async fn a_token_that_changes_is_used_from_then_on_and_a_bad_one_is_not() {
 #[tokio::test]
 async fn a_client_certificate_that_changes_costs_no_poll() {
     let authority = Authority::new();
-    let service = {
-        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na:1\n";
-        Secure::start(
-            &authority.issue("localhost"),
-            Some(&authority),
-            false,
-            answer,
-        )
-    };
+    let leaf = authority.issue("localhost");
+    let service = Secure::start(&leaf, Some(&authority), false, ANSWER);
     let ca = authority.pem();
     let files = |leaf: &Leaf| {
         let leaf = leaf.clone();

@@ -48,117 +48,113 @@ fn a_line_feed_at_the_end_does_not_matter_and_other_values_are_other_credentials
     assert!(lines("X-Key: a\nX-Site: b") == lines("\nX-Key:a \r\n\nx-site:  b\n"));
 }
 
+/// Each of these properties is refused for this reason, by name and not by value.
+fn are_refused(cases: &[Case]) {
+    for (properties, why) in cases {
+        let error = read(properties).unwrap_err().to_string();
+        let why = format!("discoveryProperties: {why}");
+        assert!(error.starts_with(&why), "{why}: {error}");
+        let fine = !error.contains(SECRET) && !error.contains('\n') && error.len() < 250;
+        assert!(fine, "{error}");
+    }
+}
+
+fn alone_are_refused(name: &str, cases: &[(&[u8], &str)]) {
+    for (value, why) in cases {
+        are_refused(&[(&[(name, value)], &format!("{name} {why}"))]);
+    }
+}
+
 #[test]
-fn what_can_never_work_is_refused_with_its_name_and_without_its_value() {
-    let ((cert, key), (_, other)) = (pair(), pair());
-    let (long, many) = ("x".repeat(16_385), "a".repeat(3));
-    let many: String = (0..33)
-        .map(|number| format!("x-{many}-{number}: {SECRET}\n"))
-        .collect();
-    let half = cert.split_at(cert.len() / 2).0;
-    let damaged = b"-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n";
-    let cases: &[Case] = &[
+fn a_name_that_is_unknown_or_does_not_go_with_another_is_refused() {
+    let (secret, x) = (SECRET.as_bytes(), &b"x"[..]);
+    let unknown = "HTTP_TOKEN is unknown; expected HTTP_BEARER_TOKEN, HTTP_USERNAME";
+    let both = "HTTP_BEARER_TOKEN does not go with HTTP_USERNAME";
+    let all = [(BEARER, secret), (USERNAME, x), (PASSWORD, x)];
+    let twice = "HTTP_HEADERS line 1 has the same header twice: Authorization";
+    let token = (HEADERS, &b"Authorization: Token hunter2"[..]);
+    are_refused(&[
+        (&[("HTTP_TOKEN", secret)], unknown),
+        (&[("HTTP_", secret)], "HTTP_ is unknown"),
         (
-            &[("HTTP_TOKEN", b"hunter2")],
-            "HTTP_TOKEN is unknown; expected HTTP_BEARER_TOKEN, HTTP_USERNAME",
-        ),
-        (&[("HTTP_", b"hunter2")], "HTTP_ is unknown"),
-        (&[(BEARER, b"")], "HTTP_BEARER_TOKEN is empty"),
-        (&[(BEARER, b"\n")], "HTTP_BEARER_TOKEN is empty"),
-        (
-            &[(BEARER, b"hunter2\xff")],
-            "HTTP_BEARER_TOKEN is not UTF-8 text",
-        ),
-        (
-            &[(BEARER, b"hunter2\nX: y")],
-            "HTTP_BEARER_TOKEN has a control character",
-        ),
-        (
-            &[(BEARER, b"hunter2 x")],
-            "HTTP_BEARER_TOKEN has a character that no token has",
-        ),
-        (
-            &[(BEARER, long.as_bytes())],
-            "HTTP_BEARER_TOKEN is longer than 16384 bytes",
-        ),
-        (
-            &[(USERNAME, b"hunter2")],
+            &[(USERNAME, secret)],
             "HTTP_USERNAME needs HTTP_PASSWORD beside it",
         ),
         (
-            &[(PASSWORD, b"hunter2")],
+            &[(PASSWORD, secret)],
             "HTTP_PASSWORD needs HTTP_USERNAME beside it",
         ),
         (
-            &[(BEARER, b"t"), (PASSWORD, b"hunter2")],
+            &[(BEARER, x), (PASSWORD, secret)],
             "HTTP_PASSWORD needs HTTP_USERNAME",
         ),
+        (&all, both),
         (
-            &[(BEARER, b"hunter2"), (USERNAME, b"u"), (PASSWORD, b"p")],
-            "HTTP_BEARER_TOKEN does not go with HTTP_USERNAME",
-        ),
-        (
-            &[(USERNAME, b"hunter2:"), (PASSWORD, b"p")],
+            &[(USERNAME, b"hunter2:"), (PASSWORD, x)],
             "HTTP_USERNAME has a colon",
         ),
         (
-            &[(USERNAME, b"u"), (PASSWORD, b"hunter2\0")],
+            &[(USERNAME, x), (PASSWORD, b"hunter2\0")],
             "HTTP_PASSWORD has a control character",
         ),
-        (&[(HEADERS, b"")], "HTTP_HEADERS is empty"),
-        (
-            &[(HEADERS, b"hunter2\xff: x")],
-            "HTTP_HEADERS is not UTF-8 text",
-        ),
-        (
-            &[(HEADERS, b"X-A: b\nhunter2")],
-            "HTTP_HEADERS line 2 is not of the form",
-        ),
-        (
-            &[(HEADERS, b"X-A: b\n hunter2: x")],
-            "HTTP_HEADERS line 2 has no valid name",
-        ),
-        (
-            &[(HEADERS, b": hunter2")],
-            "HTTP_HEADERS line 1 has no valid name",
-        ),
-        (
-            &[(HEADERS, b"X-A: hunter2\rX-B: c")],
-            "HTTP_HEADERS line 1 has a character that no header has",
-        ),
-        (
-            &[(HEADERS, b"X-A: hunter2\nx-a: c")],
-            "HTTP_HEADERS line 2 has the same header twice",
-        ),
-        (
-            &[(HEADERS, many.as_bytes())],
-            "HTTP_HEADERS has more than 32 headers",
-        ),
-        (
-            &[(HEADERS, long.as_bytes())],
-            "HTTP_HEADERS is longer than 16384 bytes",
-        ),
-        (
-            &[(HEADERS, b"Authorization: Token hunter2"), (BEARER, b"t")],
-            "HTTP_HEADERS line 1 has the same header twice: Authorization",
-        ),
-        (
-            &[(CA, b"hunter2")],
-            "HTTP_CA_CERT holds no certificate in PEM",
-        ),
-        (&[(CA, half)], "HTTP_CA_CERT is not whole PEM"),
-        (
-            &[(CA, damaged)],
-            "HTTP_CA_CERT has a certificate that is damaged",
-        ),
-        (
-            &[(CERT, &cert)],
-            "HTTP_CLIENT_CERT needs HTTP_CLIENT_KEY beside it",
-        ),
-        (
-            &[(KEY, &key)],
-            "HTTP_CLIENT_KEY needs HTTP_CLIENT_CERT beside it",
-        ),
+        (&[token, (BEARER, x)], twice),
+    ]);
+}
+
+#[test]
+fn a_token_is_one_word() {
+    let long = "x".repeat(16_385);
+    alone_are_refused(
+        BEARER,
+        &[
+            (b"", "is empty"),
+            (b"\n", "is empty"),
+            (b"hunter2\xff", "is not UTF-8 text"),
+            (b"hunter2\nX: y", "has a control character"),
+            (b"hunter2 x", "has a character that no token has"),
+            (long.as_bytes(), "is longer than 16384 bytes"),
+        ],
+    );
+}
+
+#[test]
+fn headers_are_lines_of_a_name_and_a_value() {
+    let long = "x".repeat(16_385);
+    let many: String = (0..33).map(|n| format!("x-{n}: {SECRET}\n")).collect();
+    let no_header = "line 1 has a character that no header has";
+    alone_are_refused(
+        HEADERS,
+        &[
+            (b"", "is empty"),
+            (b"hunter2\xff: x", "is not UTF-8 text"),
+            (b"X-A: b\nhunter2", "line 2 is not of the form"),
+            (b"X-A: b\n hunter2: x", "line 2 has no valid name"),
+            (b": hunter2", "line 1 has no valid name"),
+            (b"X-A: hunter2\rX-B: c", no_header),
+            (b"X-A: hunter2\nx-a: c", "line 2 has the same header twice"),
+            (many.as_bytes(), "has more than 32 headers"),
+            (long.as_bytes(), "is longer than 16384 bytes"),
+        ],
+    );
+}
+
+#[test]
+fn certificates_and_keys_are_pem_and_belong_together() {
+    let ((cert, key), (_, other)) = (pair(), pair());
+    let half = cert.split_at(cert.len() / 2).0;
+    let damaged = b"-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n";
+    alone_are_refused(
+        CA,
+        &[
+            (b"hunter2", "holds no certificate in PEM"),
+            (half, "is not whole PEM"),
+            (damaged, "has a certificate that is damaged"),
+        ],
+    );
+    alone_are_refused(CERT, &[(&cert, "needs HTTP_CLIENT_KEY beside it")]);
+    alone_are_refused(KEY, &[(&key, "needs HTTP_CLIENT_CERT beside it")]);
+    let mismatch = "HTTP_CLIENT_KEY does not belong to the certificate";
+    are_refused(&[
         (
             &[(CERT, b"hunter2"), (KEY, &key)],
             "HTTP_CLIENT_CERT holds no certificate in PEM",
@@ -171,22 +167,8 @@ fn what_can_never_work_is_refused_with_its_name_and_without_its_value() {
             &[(CERT, &cert), (KEY, &cert)],
             "HTTP_CLIENT_KEY holds no private key in PEM",
         ),
-        (
-            &[(CERT, &cert), (KEY, &other)],
-            "HTTP_CLIENT_KEY does not belong to the certificate",
-        ),
-    ];
-    for (properties, why) in cases {
-        let error = read(properties).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("discoveryProperties: {why}")),
-            "{why}: {error}"
-        );
-        assert!(
-            !error.contains(SECRET) && !error.contains('\n') && error.len() < 250,
-            "{error}"
-        );
-    }
+        (&[(CERT, &cert), (KEY, &other)], mismatch),
+    ]);
     assert!(read(&[(CERT, &cert), (KEY, &key), (CA, &cert)]).is_ok());
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use akri_daemon::{AdminSettings, Shutdown};
-use akri_http_broker::{client, grpc, pod_devices, standalone};
+use akri_http_broker::{CredentialFiles, client, grpc, pod_devices, standalone};
 use akri_http_mock_device::{DISCOVERY_PATH, Devices};
 use akri_http_stub_agent::{Config, Configuration, Instance, State, StubAgent};
 use anyhow::{Context, Result, ensure};
@@ -230,6 +230,7 @@ fn start_broker(instance: Instance, grpc: bool) -> Result<AbortOnDropHandle<Resu
                 min_interval: INTERVAL,
                 max_reads: 1,
                 admin: AdminSettings::default(),
+                credentials: CredentialFiles::default(),
             })
             .await;
         }
@@ -237,6 +238,7 @@ fn start_broker(instance: Instance, grpc: bool) -> Result<AbortOnDropHandle<Resu
             devices,
             interval: INTERVAL,
             admin: AdminSettings::default(),
+            credentials: CredentialFiles::default(),
         };
         standalone::run(config, pending()).await
     };

@@ -17,3 +17,5 @@ mod metrics;
 pub mod pod_devices;
 pub mod read;
 pub mod standalone;
+
+pub use akri_device_http::CredentialFiles;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use akri_daemon::one_line;
-use akri_device_http::{Client, HttpError, Redirects, Url};
+use akri_device_http::{Client, CredentialFiles, HttpError, Redirects, Url, header::HeaderMap};
 
 /// How long a read may take, from the look-up of the name to the last byte of the body.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,13 +39,22 @@ impl Reading {
 pub struct Reader(Client);
 
 impl Reader {
-    /// A reader that follows redirects only within a device's own scheme, host and port.
+    /// A reader without credentials; see [`Reader::with`].
     ///
     /// # Errors
     /// The HTTP client cannot be set up.
     pub fn new() -> anyhow::Result<Self> {
+        Self::with(CredentialFiles::default())
+    }
+
+    /// A reader that follows redirects only within a device's own scheme, host and port. It shows all devices the same
+    /// credentials.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn with(credentials: CredentialFiles) -> anyhow::Result<Self> {
         let user_agent = concat!("akri-http-broker/", env!("CARGO_PKG_VERSION"));
-        Client::new(user_agent, Redirects::SameOrigin).map(Self)
+        Client::new(user_agent, Redirects::SameOrigin, credentials).map(Self)
     }
 
     /// Sends one GET to `url`, within [`TIMEOUT`] and [`MAX_BODY_BYTES`]. Dropping the future cancels the read.
@@ -53,7 +62,7 @@ impl Reader {
     /// # Errors
     /// The device does not give a complete 2xx answer that is text.
     pub async fn read(&self, url: &Url) -> Result<Reading, ReadError> {
-        let reply = self.0.get(url, "*/*", TIMEOUT).await?;
+        let reply = self.0.get(url, HeaderMap::new(), TIMEOUT).await?;
         let content_type = one_line(reply.content_type());
         let body = reply.body(MAX_BODY_BYTES).await?;
         Ok(Reading {

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use akri_daemon::{Admin, AdminSettings, Loop, Loops, Outage, one_line, registry, version};
-use akri_device_http::Endpoint;
+use akri_device_http::{CredentialFiles, Endpoint};
 use anyhow::anyhow;
 use clap::Parser;
 use tokio::{
@@ -40,6 +40,10 @@ pub struct Settings {
     /// Where it can be watched.
     #[command(flatten)]
     pub admin: AdminSettings,
+
+    /// What the devices are shown.
+    #[command(flatten)]
+    pub credentials: CredentialFiles,
 }
 
 /// What [`run`] works on.
@@ -51,6 +55,8 @@ pub struct Config {
     pub interval: Duration,
     /// Where it can be watched. It is ready once each device has been read, well or not.
     pub admin: AdminSettings,
+    /// What the devices are shown.
+    pub credentials: CredentialFiles,
 }
 
 /// Reads each device at once and then at every interval, and logs the device and its value in one line, until
@@ -62,7 +68,7 @@ pub struct Config {
 /// device is not an error.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     check_interval(config.interval)?;
-    let reader = Reader::new()?;
+    let reader = Reader::with(config.credentials)?;
     let (mut registry, loops) = (registry(), Loops::default());
     let http = registry.sub_registry_with_prefix("http");
     let metrics = Metrics::new(http, config.devices.iter().map(Endpoint::to_string));
@@ -129,6 +135,7 @@ mod tests {
             devices: Vec::new(),
             interval: Duration::ZERO,
             admin: AdminSettings::default(),
+            credentials: CredentialFiles::default(),
         };
         assert!(run(config, std::future::pending()).await.is_err());
     }

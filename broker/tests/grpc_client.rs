@@ -136,6 +136,7 @@ async fn at(address: SocketAddr, device: &str) -> Broker {
         min_interval: Duration::from_millis(100),
         max_reads: 16,
         admin: Default::default(),
+        credentials: Default::default(),
     };
     let stop = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(run(config, listener, stop.clone().cancelled_owned()));

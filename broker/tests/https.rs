@@ -126,3 +126,84 @@ async fn without_authorities_http_is_read_all_the_same() {
         "{lines:#?}"
     );
 }
+
+/// The heads of the requests that a device gets, which it answers with `0.5`.
+async fn recording() -> (SocketAddr, mpsc::Receiver<String>) {
+    let (sender, heads) = mpsc::channel(100);
+    let device = support::device(move |head, stream| {
+        let sender = sender.clone();
+        async move {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\n0.5";
+            support::send(stream, answer.to_vec()).await;
+            let _ = sender.try_send(head);
+        }
+    });
+    (device.await, heads)
+}
+
+#[tokio::test]
+async fn devices_are_shown_the_token_in_the_file_also_after_it_has_changed() {
+    let (device, mut heads) = recording().await;
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "hunter2-1\n").unwrap();
+    let variables = [
+        (VARIABLE, &*device.to_string()),
+        ("BEARER_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    let mut broker = Binary::standalone(&variables, &["--interval", "100ms"]);
+    for value in ["hunter2-1", "hunter2-2"] {
+        let next = directory.path().join("next");
+        std::fs::write(&next, value).unwrap();
+        std::fs::rename(&next, &token).unwrap();
+        let line = format!("authorization: Bearer {value}\r\n");
+        while !heads.recv().await.unwrap().contains(&line) {}
+    }
+    broker.line_with(" 0.5").await;
+    broker.signal("TERM").await;
+    let (_, log) = broker.end().await;
+    assert!(
+        log.iter()
+            .all(|line| !line.contains("hunter2") && !line.contains("WARN")),
+        "{log:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_device_behind_a_private_authority_is_read_by_both_brokers() {
+    let (device, _) = https_device("valid.pem");
+    let endpoint = format!("https://localhost:{}", device.port());
+    let authorities = file("valid.pem");
+    let variables = [
+        (VARIABLE, &*endpoint),
+        ("SSL_CERT_FILE", "/nonexistent"),
+        ("CA_FILE", authorities.to_str().unwrap()),
+        ("ADMIN_ADDRESS", "127.0.0.1:0"),
+    ];
+    Binary::standalone(&variables, &[]).line_with(" 0.5").await;
+    let mut broker = Binary::grpc_broker(&variables, &["--grpc_endpoint", "127.0.0.1:0"]);
+    let admin = broker.admin().await;
+    while !support::get(&admin, "/metrics")
+        .await
+        .1
+        .contains("outcome=\"ok\"} 1")
+    {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_certificate_needs_its_key() {
+    let variables = [(VARIABLE, "http://d"), ("CLIENT_CERT_FILE", "/x")];
+    for broker in [
+        Binary::standalone(&variables, &[]),
+        Binary::grpc_broker(&variables, &[]),
+    ] {
+        let (status, log) = broker.end().await;
+        let line = "error: CLIENT_CERT_FILE and CLIENT_KEY_FILE have to be set together";
+        assert_eq!(
+            (status.code(), log.last().map(String::as_str)),
+            (Some(2), Some(line))
+        );
+    }
+}

@@ -2,36 +2,31 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use bytes::Bytes;
 use reqwest::{
-    ClientBuilder, Response, StatusCode, Url, Version,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
-    redirect::Policy,
+    Response, StatusCode, Url, Version,
+    header::{
+        AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName,
+        HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, TRANSFER_ENCODING,
+    },
 };
 
 use crate::{
-    HttpError,
+    CredentialFiles, Credentials, HttpError,
     error::{cause, closed_unanswered},
-    resolver::Resolver,
+    files::Files,
+    pool::{Pool, Pools, Way},
 };
 
 /// How many redirects are followed.
 pub(crate) const MAX_REDIRECTS: usize = 5;
 
-/// How long connecting may take at most, the look-up of the name included. A request takes this, its half, a quarter and so on:
-/// the first that is at most three quarters of its own time-out. It is shared out among the addresses of a name, so that the
-/// second one gets its turn where the first is dead.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How many different ones there are. The shortest is 47 ms.
-const CONNECT_TIMEOUTS: usize = 7;
-
-/// Where a redirect may lead.
+/// Where a redirect may lead. With credentials that is only [`Redirects::SameOrigin`], whatever is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirects {
     /// Anywhere that HTTP reaches.
@@ -46,9 +41,24 @@ pub enum Redirects {
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    build: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
-    /// One for each time to connect, made when it is needed, since reqwest sets that for all requests of a client.
-    clients: [OnceLock<reqwest::Client>; CONNECT_TIMEOUTS],
+    process: Arc<Process>,
+    own: Credentials,
+    proxy: Option<Url>,
+    using: Mutex<Option<Using>>,
+}
+
+/// What all clients of a process share.
+struct Process {
+    pools: Pools,
+    files: Option<Files>,
+}
+
+/// What a GET goes with, until the process's credentials change.
+#[derive(Clone)]
+struct Using {
+    process: Arc<Credentials>,
+    credentials: Arc<Credentials>,
+    pool: Arc<Pool>,
 }
 
 impl fmt::Debug for Client {
@@ -58,66 +68,106 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client that calls itself `user_agent` and reaches servers directly: a proxy in the environment is for what lies
-    /// beyond the cluster. Where the system has no CA certificates a warning says so, and https cannot be used.
+    /// A client that calls itself `user_agent`, has the process's credentials and reaches servers directly: a proxy in the
+    /// environment is for what lies beyond the cluster. Where the system has no CA certificates a warning says so, and https
+    /// cannot be used. Files that are not good are told, and read again before each GET.
     ///
     /// # Errors
-    /// When TLS cannot be set up at all.
-    pub fn new(user_agent: &'static str, redirects: Redirects) -> anyhow::Result<Self> {
+    /// A file is set without the other that it needs ([`akri_daemon::BadSetting`]), or TLS cannot be set up at all.
+    pub fn new(
+        user_agent: &'static str,
+        redirects: Redirects,
+        files: CredentialFiles,
+    ) -> anyhow::Result<Self> {
         // Fails where the process has a provider already, and then that one is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let trusts = builder(user_agent, redirects).build();
-        if let Err(error) = &trusts {
-            log::warn!("https cannot be used, http can: {}", cause(error));
+        let files = Files::new(files)?;
+        let own_authorities = files.as_ref().is_some_and(Files::has_authorities);
+        let process = Process {
+            pools: Pools::new(user_agent, redirects, own_authorities),
+            files,
+        };
+        Self::of(Arc::new(process), Credentials::default(), None)
+    }
+
+    /// A client of the same process that goes through `proxy`, and with credentials of its own. The process's token and
+    /// certificate are for those who have neither a header nor a certificate, its authorities for those who have none.
+    ///
+    /// # Errors
+    /// TLS cannot be set up with them.
+    pub fn with(&self, own: Credentials, proxy: Option<Url>) -> anyhow::Result<Self> {
+        Self::of(self.0.process.clone(), own, proxy)
+    }
+
+    fn of(process: Arc<Process>, own: Credentials, proxy: Option<Url>) -> anyhow::Result<Self> {
+        let client = Self(Arc::new(Inner {
+            process,
+            own,
+            proxy,
+            using: Mutex::default(),
+        }));
+        // Where the files are not good yet, each GET says so.
+        if let Ok(using) = client.using() {
+            let built = using.pool.client(Duration::MAX / 4);
+            // The error's causes may quote what is secret.
+            built
+                .map_err(|error| anyhow::Error::msg(cause(&error)))
+                .context("cannot set up the HTTP client")?;
         }
-        let trusts = trusts.is_ok();
-        let client = Self::of(move || match trusts {
-            true => builder(user_agent, redirects),
-            false => builder(user_agent, redirects).tls_certs_only([]),
-        });
-        client.within(0).context("cannot set up the HTTP client")?;
         Ok(client)
     }
 
-    fn of(build: impl Fn() -> ClientBuilder + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Inner {
-            build: Box::new(build),
-            clients: Default::default(),
-        }))
-    }
-
-    /// The client that takes [`CONNECT_TIMEOUT`], halved so many times, to connect.
-    fn within(&self, halvings: usize) -> reqwest::Result<reqwest::Client> {
-        let connect = CONNECT_TIMEOUT / (1 << halvings);
-        let build = || (self.0.build)().connect_timeout(connect).build();
-        let Some(client) = self.0.clients.get(halvings) else {
-            return build();
+    /// What the next GET goes with. New pools only where that differs from what the last one went with.
+    fn using(&self) -> Result<Using, String> {
+        let process = match &self.0.process.files {
+            Some(files) => Some(files.now()?),
+            None => None,
         };
-        if let Some(client) = client.get() {
-            return Ok(client.clone());
+        let mut last = self.0.using.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(using) = &*last
+            && (process.as_ref()).is_none_or(|process| Arc::ptr_eq(process, &using.process))
+        {
+            return Ok(using.clone());
         }
-        let built = build()?;
-        Ok(client.get_or_init(|| built).clone())
+        let process = process.unwrap_or_default();
+        let credentials = Arc::new(self.0.own.or(&process));
+        let pool = self.0.process.pools.get(Way {
+            tls: credentials.tls(),
+            proxy: self.0.proxy.clone(),
+            secret: credentials.is_secret(),
+        });
+        let using = Using {
+            process,
+            credentials,
+            pool,
+        };
+        Ok(last.insert(using).clone())
     }
 
-    /// Sends a GET. `timeout` is for all of it, the last byte of the body included. Dropping the future or the reply gives
-    /// it up.
+    /// Sends a GET with these headers and the credentials. `timeout` is for all of it, the last byte of the body included.
+    /// Dropping the future or the reply gives it up.
     ///
     /// # Errors
-    /// Whatever keeps the server from giving a 2xx reply; see [`HttpError`].
+    /// Whatever keeps the server from giving a 2xx reply, or 304 where a header asks for it; see [`HttpError`].
     pub async fn get(
         &self,
         url: &Url,
-        accept: &str,
+        mut headers: HeaderMap,
         timeout: Duration,
     ) -> Result<Reply, HttpError> {
         let started = Instant::now();
-        let is_longer = |halvings: &usize| CONNECT_TIMEOUT / (1 << halvings) > timeout * 3 / 4;
-        let halvings = (0..CONNECT_TIMEOUTS - 1).take_while(is_longer).count();
-        let client = self.within(halvings);
+        let using = self.using().map_err(HttpError::Credentials)?;
+        let conditional =
+            headers.contains_key(IF_NONE_MATCH) || headers.contains_key(IF_MODIFIED_SINCE);
+        headers.extend(using.credentials.headers());
+        if !url.username().is_empty() || url.password().is_some() {
+            // The URL's own come first.
+            headers.remove(AUTHORIZATION);
+        }
+        let client = using.pool.client(timeout);
         let client = client.map_err(|error| HttpError::NoConnection(cause(&error)))?;
         let send = |timeout| {
-            let request = client.get(url.clone()).header(ACCEPT, accept);
+            let request = client.get(url.clone()).headers(headers.clone());
             request.timeout(timeout).send()
         };
         let response = match send(timeout).await {
@@ -129,13 +179,17 @@ impl Client {
         };
         let response = response.map_err(|error| HttpError::new(&error, timeout))?;
         let status = response.status();
+        let unchanged = status == StatusCode::NOT_MODIFIED && conditional;
         // 206 says of itself that something is missing.
-        if !status.is_success() || status == StatusCode::PARTIAL_CONTENT {
+        if !unchanged && (!status.is_success() || status == StatusCode::PARTIAL_CONTENT) {
             return Err(HttpError::Status(status));
         }
         let headers = response.headers();
         let ends_by_closing = response.version() < Version::HTTP_2
+            && status.is_success()
             && status != StatusCode::NO_CONTENT
+            // Whoever unpacks it knows where it ends.
+            && !headers.contains_key(CONTENT_ENCODING)
             && !headers.contains_key(CONTENT_LENGTH)
             && !headers.contains_key(TRANSFER_ENCODING);
         Ok(Reply {
@@ -147,30 +201,7 @@ impl Client {
     }
 }
 
-fn builder(user_agent: &str, redirects: Redirects) -> ClientBuilder {
-    let policy = match redirects {
-        Redirects::Anywhere => Policy::limited(MAX_REDIRECTS),
-        Redirects::SameOrigin => Policy::custom(|attempt| {
-            let first = attempt.previous().first();
-            if attempt.previous().len() > MAX_REDIRECTS {
-                attempt.error("too many redirects")
-            } else if first.is_some_and(|first| first.origin() != attempt.url().origin()) {
-                attempt.error("it leads to another scheme, host or port")
-            } else {
-                attempt.follow()
-            }
-        }),
-    };
-    reqwest::Client::builder()
-        .user_agent(user_agent)
-        .dns_resolver(Resolver::default())
-        .no_proxy()
-        // A redirect must not carry the query elsewhere.
-        .referer(false)
-        .redirect(policy)
-}
-
-/// A 2xx reply whose body is read as it comes.
+/// A 2xx reply, or 304, whose body is read as it comes.
 pub struct Reply {
     response: Response,
     timeout: Duration,
@@ -182,13 +213,18 @@ pub struct Reply {
 impl Reply {
     /// The Content-Type; empty where there is none, or none that is ASCII.
     pub fn content_type(&self) -> &str {
-        let value = self.response.headers().get(CONTENT_TYPE);
+        let value = self.header(&CONTENT_TYPE);
         value
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
     }
 
-    /// The status, a 2xx.
+    /// A header, the first of its name.
+    pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.response.headers().get(name)
+    }
+
+    /// The status: a 2xx, or 304.
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }
@@ -239,6 +275,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::{pool::builder, resolver::Resolver};
 
     /// An address that drops what would connect to it, and what makes it so.
     async fn dead() -> (SocketAddr, Vec<TcpStream>, TcpListener) {
@@ -268,14 +305,16 @@ mod tests {
                 stream.write_all(reply).await.unwrap();
             }
         });
-        let client = Client::of(move || {
-            let builder = builder("test", Redirects::Anywhere).tls_certs_only([]);
-            builder.resolve_to_addrs("two", &addresses)
+        let files = CredentialFiles::default();
+        let client = Client::new("test", Redirects::Anywhere, files).unwrap();
+        let pool = Pool::of(move || {
+            let builder = builder("test", Resolver::default()).tls_certs_only([]);
+            Ok(builder.resolve_to_addrs("two", &addresses))
         });
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        client.0.using.lock().unwrap().as_mut().unwrap().pool = pool;
         let url = Url::parse("http://two/").unwrap();
         for timeout in [400, 1_000, 5_000].map(Duration::from_millis) {
-            let reply = client.get(&url, "*/*", timeout).await;
+            let reply = client.get(&url, HeaderMap::new(), timeout).await;
             let reply = reply.unwrap_or_else(|error| panic!("{timeout:?}: {error}"));
             assert_eq!(reply.body(10).await.unwrap(), b"ok");
         }

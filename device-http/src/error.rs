@@ -15,6 +15,8 @@ pub enum HttpError {
     TimedOut(Duration),
     /// No connection: unknown name, refused, no route, certificate not trusted.
     NoConnection(String),
+    /// The process's own credentials cannot be read, and why.
+    Credentials(String),
     /// There was a connection, but no complete HTTP reply.
     NoReply(String),
     /// A redirect that is not followed, and why.
@@ -32,6 +34,7 @@ impl fmt::Display for HttpError {
         match self {
             Self::TimedOut(timeout) => write!(f, "no complete reply within {timeout:?}"),
             Self::NoConnection(cause) => write!(f, "cannot connect: {cause}"),
+            Self::Credentials(cause) => write!(f, "no credentials: {cause}"),
             Self::NoReply(cause) => write!(f, "no complete reply: {cause}"),
             Self::Redirect(cause) => write!(f, "redirect not followed: {cause}"),
             Self::Status(status) => write!(f, "answered {status}"),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use akri_device_http::CredentialFiles;
 use akri_discovery::Settings;
 use clap::Parser;
 
@@ -21,6 +22,10 @@ pub struct Config {
     /// The longest reply of the discovery service, in bytes: 1024 to 1073741824
     #[arg(long, env, default_value_t = MAX_BODY_BYTES, value_parser = body_bytes)]
     pub max_body_bytes: usize,
+
+    /// For requests that have no credentials of their own.
+    #[command(flatten)]
+    pub credentials: CredentialFiles,
 }
 
 impl Config {
@@ -29,6 +34,7 @@ impl Config {
         Self {
             handler: Settings::in_directory(directory, "http"),
             max_body_bytes: MAX_BODY_BYTES,
+            credentials: CredentialFiles::default(),
         }
     }
 }

@@ -23,6 +23,8 @@ pub struct DiscoveryDetails {
     pub timeout: Duration,
     /// How long a device is kept that is missing from every reply, 0 s to 24 h.
     pub grace: Duration,
+    /// The http proxy to go through, if any.
+    pub proxy: Option<Url>,
 }
 
 /// Why details can never work.
@@ -44,6 +46,7 @@ struct Mapping {
     interval: Option<String>,
     timeout: Option<String>,
     grace: Option<String>,
+    proxy: Option<String>,
 }
 
 impl DiscoveryDetails {
@@ -62,6 +65,7 @@ impl DiscoveryDetails {
                 interval: settings.poll_interval,
                 timeout: settings.poll_timeout,
                 grace: settings.grace,
+                proxy: None,
             })
         };
         if is_url(text) {
@@ -73,6 +77,7 @@ impl DiscoveryDetails {
         }
         let mapping: Mapping = serde_saphyr::from_str(text).map_err(|error| yaml_error(&error))?;
         let mut details = with_url(&mapping.url)?;
+        details.proxy = mapping.proxy.as_deref().map(parse_proxy).transpose()?;
         for (name, value, duration, parse) in [
             (
                 "interval",
@@ -165,6 +170,14 @@ fn parse_url(text: &str) -> Result<Url, DetailsError> {
         .parse()
         .map_err(|error: EndpointError| DetailsError(format!("the URL {error}; {WANTED}")))?;
     Ok(endpoint.url().clone())
+}
+
+/// Only http: an https proxy could ask for the client certificate, which is for the discovery service alone.
+fn parse_proxy(text: &str) -> Result<Url, DetailsError> {
+    let endpoint = text.trim().parse::<Endpoint>().ok();
+    let url = endpoint.map(|endpoint| endpoint.url().clone());
+    url.filter(|url| text.contains("://") && url.scheme() == "http")
+        .ok_or_else(|| DetailsError("the proxy is not a URL such as http://proxy:3128".to_owned()))
 }
 
 #[cfg(test)]
@@ -280,6 +293,25 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(why), "{text:?}: {error}");
             assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_an_http_url_and_is_not_shown() {
+        let details = parse("url: https://d/\nproxy: http://me:hunter2@proxy:3128").unwrap();
+        assert_eq!(details.proxy.as_ref().unwrap().port(), Some(3128));
+        assert!(!format!("{details:?} {details}").contains("hunter2"));
+        assert_ne!(details, parse("https://d/").unwrap());
+        for proxy in [
+            "https://proxy:3128",
+            "proxy:3128",
+            "socks5://me:hunter2@p:1",
+            "''",
+            "http://",
+        ] {
+            let error = parse(&format!("url: http://d\nproxy: {proxy}")).unwrap_err();
+            let why = "discoveryDetails: the proxy is not a URL such as http://proxy:3128";
+            assert_eq!(error.to_string(), why, "{proxy}");
         }
     }
 

@@ -1,49 +1,162 @@
 //! One GET of the discovery service, and whether it brought the last reply again.
 
-use akri_device_http::{Client, HttpError, StatusCode};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use crate::details::DiscoveryDetails;
+use akri_device_http::{
+    Client, HttpError, Reply, StatusCode,
+    header::{
+        ACCEPT, ACCEPT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+        IF_NONE_MATCH, LAST_MODIFIED,
+    },
+};
+
+use crate::{
+    details::DiscoveryDetails,
+    unpack::{ACCEPTED, Body},
+};
 
 /// The longest body that is kept for the next poll, in bytes. Only one that is mostly blanks is longer (rule 11).
 const MAX_KEPT: usize = 4 * 1024 * 1024;
 
-/// The body whose devices were taken last; none where it is too long to be kept.
-pub struct LastBody(Option<Vec<u8>>);
+/// The longest ETag or Last-Modified that is sent back, in bytes.
+const MAX_VALIDATOR: usize = 1024;
+
+/// What a server of Prometheus' HTTP SD may want to know.
+const REFRESH: HeaderName = HeaderName::from_static("x-prometheus-refresh-interval-seconds");
+
+/// A header that asks for a reply only where it is another one.
+type Condition = Option<(HeaderName, HeaderValue)>;
+
+/// The body whose devices were taken last, none where it is too long to be kept, and how to ask for what is newer.
+pub struct LastBody {
+    body: Option<Vec<u8>>,
+    /// Changes where the same body comes again and is called another one.
+    condition: Mutex<Condition>,
+}
 
 impl LastBody {
     /// Keeps `body`, if it is not too long.
     pub fn of(mut body: Vec<u8>) -> Self {
         body.shrink_to_fit();
-        Self(Some(body).filter(|body| body.len() <= MAX_KEPT))
+        Self {
+            body: Some(body).filter(|body| body.len() <= MAX_KEPT),
+            condition: Mutex::default(),
+        }
+    }
+
+    fn condition(&self) -> Condition {
+        (self
+            .condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner))
+        .clone()
+    }
+
+    fn set(&self, condition: Condition) {
+        *self
+            .condition
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = condition;
     }
 }
 
-/// Asks for the list: the whole body, of at most `limit` bytes, or `None` where it is the last one again, byte for byte.
-/// Dropping the future gives it up.
+/// A reply that is not the last one.
+pub struct Fetched {
+    /// All of it, unpacked.
+    pub body: Vec<u8>,
+    /// Its Content-Type; empty where there is none, as with a 204.
+    pub content_type: String,
+    condition: Condition,
+}
+
+impl Fetched {
+    /// What the next [`fetch`] shall know about it.
+    pub fn keep(self) -> LastBody {
+        let last = LastBody::of(self.body);
+        last.set(self.condition);
+        last
+    }
+}
+
+/// What is asked for. `refresh` is told in whole seconds, to servers of Prometheus' HTTP SD.
+pub fn headers(accept: &'static str, refresh: Option<Duration>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static(accept));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
+    if let Some(refresh) = refresh {
+        headers.insert(REFRESH, refresh.as_secs().max(1).into());
+    }
+    headers
+}
+
+/// Asks for the list with these [`headers`]: the whole body, of at most `limit` bytes, or `None` where it is the last one
+/// again, as the server says (304) or byte for byte. Dropping the future gives it up.
 ///
 /// # Errors
 /// See [`HttpError`].
 pub async fn fetch(
     client: &Client,
     details: &DiscoveryDetails,
+    mut headers: HeaderMap,
     last: Option<&LastBody>,
     limit: usize,
-) -> Result<Option<Vec<u8>>, HttpError> {
-    let accept = "text/plain, */*;q=0.1";
-    let mut reply = client.get(&details.url, accept, details.timeout).await?;
-    // The other 2xx do not promise that this is the list.
-    if !matches!(reply.status(), StatusCode::OK | StatusCode::NO_CONTENT) {
-        return Err(HttpError::Status(reply.status()));
+) -> Result<Option<Fetched>, HttpError> {
+    headers.extend(last.and_then(LastBody::condition));
+    let reply = client.get(&details.url, headers, details.timeout).await?;
+    match reply.status() {
+        // The client lets it pass only where we have asked.
+        StatusCode::NOT_MODIFIED => return Ok(None),
+        StatusCode::OK | StatusCode::NO_CONTENT => {}
+        // The other 2xx do not promise that this is the list.
+        status => return Err(HttpError::Status(status)),
     }
+    let content_type = reply.content_type().to_owned();
+    let condition = condition(&reply);
     let announced = usize::try_from(reply.announced().unwrap_or(0)).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(HttpError::TooLarge(limit));
     }
     let mut arriving = Arriving::new(last, announced, limit);
-    while let Some(chunk) = reply.chunk().await? {
-        arriving.push(&chunk)?;
+    if reply.status() == StatusCode::OK {
+        let mut body = Body::of(reply)?;
+        while let Some(chunk) = body.chunk().await? {
+            arriving.push(&chunk)?;
+        }
     }
-    Ok(arriving.finish())
+    match (arriving.finish(), last) {
+        (None, last) => {
+            if let Some(last) = last {
+                last.set(condition);
+            }
+            Ok(None)
+        }
+        (Some(body), _) => Ok(Some(Fetched {
+            body,
+            content_type,
+            condition,
+        })),
+    }
+}
+
+/// How to ask for what is newer than this reply. Only a 200 says so of the list.
+fn condition(reply: &Reply) -> Condition {
+    let header = |name: &HeaderName| {
+        let value = reply.header(name)?;
+        (1..=MAX_VALIDATOR).contains(&value.len()).then_some(value)
+    };
+    if reply.status() != StatusCode::OK {
+        return None;
+    }
+    if let Some(tag) = header(&ETAG) {
+        return Some((IF_NONE_MATCH, tag.clone()));
+    }
+    let modified = header(&LAST_MODIFIED)?;
+    // Within its second, a list may change once more, and the server would not tell (RFC 9110, 8.8.2.2).
+    let settled = header(&DATE).is_some_and(|now| now != modified);
+    settled.then(|| (IF_MODIFIED_SINCE, modified.clone()))
 }
 
 /// A body as it arrives. As long as it is the last one, nothing of it is held.
@@ -60,7 +173,7 @@ pub struct Arriving<'a> {
 impl<'a> Arriving<'a> {
     /// Nothing of it yet. `announced` is how many bytes it will probably have, 0 where that is not known.
     pub fn new(last: Option<&'a LastBody>, announced: usize, limit: usize) -> Self {
-        let last = last.and_then(|last| last.0.as_deref());
+        let last = last.and_then(|last| last.body.as_deref());
         let body = last.is_none().then(|| Vec::with_capacity(announced));
         Self {
             last,

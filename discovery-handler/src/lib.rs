@@ -4,19 +4,29 @@
 //!
 //! 1. [`Config`]: the settings, read once;
 //! 2. [`DiscoveryDetails`]: what a Configuration asks for;
-//! 3. [`fetch`]: one bounded GET of the discovery service; is it the last reply again, and if not, what is it?
-//! 4. [`formats`]: from a reply to the devices in it. A new format is a function there, and a word in the details.
+//! 3. [`credentials`]: what it proves, and whom it trusts;
+//! 4. [`fetch`]: one bounded GET of the discovery service; is it the last reply again, and if not, what is it?
+//! 5. [`formats`]: from a reply to the devices in it. A new format is a function there, and a word in the details.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 
 mod config;
+pub mod credentials;
 mod details;
 pub mod fetch;
 pub mod formats;
+mod unpack;
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use akri_device_http::{Client, Redirects, shown};
+use akri_daemon::LineBudget;
+use akri_device_http::{Client, Credentials, Redirects, shown};
 use akri_discovery::{Discovered, DiscoveryHandler, Properties};
 use async_trait::async_trait;
 
@@ -30,9 +40,11 @@ const USER_AGENT: &str = concat!("akri-http-discovery-handler/", env!("CARGO_PKG
 /// # Errors
 /// As there, and when the HTTP client cannot be set up.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let files = config.credentials.clone();
     let handler = Http {
-        client: Client::new(USER_AGENT, Redirects::Anywhere)?,
+        client: Client::new(USER_AGENT, Redirects::Anywhere, files)?,
         config: config.clone(),
+        lines: Mutex::default(),
     };
     akri_discovery::run(handler, config.handler, shutdown).await
 }
@@ -41,28 +53,105 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 struct Http {
     client: Client,
     config: Config,
+    /// For what a Configuration gets wrong without being refused.
+    lines: Mutex<LineBudget>,
+}
+
+/// What is asked for, and by whom. Requests with different credentials are different, and never share a reply.
+#[derive(Clone)]
+struct Request {
+    details: DiscoveryDetails,
+    credentials: Credentials,
+    /// Follows from the other two.
+    client: Client,
+}
+
+impl PartialEq for Request {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.details, &self.credentials) == (&other.details, &other.credentials)
+    }
+}
+
+impl Eq for Request {}
+
+impl Hash for Request {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.details, &self.credentials).hash(state);
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.details.fmt(f)
+    }
+}
+
+impl akri_discovery::Request for Request {
+    fn interval(&self) -> Duration {
+        self.details.interval()
+    }
+
+    fn timeout(&self) -> Duration {
+        self.details.timeout()
+    }
+
+    fn grace(&self) -> Duration {
+        self.details.grace()
+    }
+
+    fn identify(&self, mut list: &mut dyn Hasher) {
+        self.details.identify(list);
+        // Another tenant's list may be another one.
+        if self.credentials != Credentials::default() {
+            self.credentials.hash(&mut list);
+        }
+    }
+}
+
+impl Http {
+    fn warn_of_ignored(&self, details: &DiscoveryDetails, properties: &Properties) {
+        if let Some(names) = credentials::ignored(properties)
+            && let Some(left_out) =
+                (self.lines.lock().unwrap_or_else(PoisonError::into_inner)).take()
+        {
+            log::warn!("{details}: discoveryProperties that nobody reads: {names}{left_out}");
+        }
+    }
 }
 
 #[async_trait]
 impl DiscoveryHandler for Http {
-    type Request = DiscoveryDetails;
+    type Request = Request;
     type Reply = fetch::LastBody;
 
-    fn request(&self, details: &str, _: &Properties) -> anyhow::Result<DiscoveryDetails> {
-        Ok(DiscoveryDetails::parse(details, &self.config.handler)?)
+    fn request(&self, details: &str, properties: &Properties) -> anyhow::Result<Request> {
+        let details = DiscoveryDetails::parse(details, &self.config.handler)?;
+        let named = !details.url.username().is_empty() || details.url.password().is_some();
+        let credentials = credentials::from_properties(properties, named)?;
+        self.warn_of_ignored(&details, properties);
+        let client = self
+            .client
+            .with(credentials.clone(), details.proxy.clone())?;
+        Ok(Request {
+            details,
+            credentials,
+            client,
+        })
     }
 
     async fn discover(
         &self,
-        details: &DiscoveryDetails,
+        request: &Request,
         last: Option<&fetch::LastBody>,
     ) -> anyhow::Result<Discovered<fetch::LastBody>> {
+        let (client, details) = (&request.client, &request.details);
+        let headers = fetch::headers("text/plain, */*;q=0.1", None);
         let limit = self.config.max_body_bytes;
-        let Some(body) = fetch::fetch(&self.client, details, last, limit).await? else {
+        let Some(fetched) = fetch::fetch(client, details, headers, last, limit).await? else {
             return Ok(Discovered::Unchanged);
         };
-        let devices = formats::lines(&body)?;
-        Ok(Discovered::Devices(devices, fetch::LastBody::of(body)))
+        let devices = formats::lines(&fetched.body)?;
+        Ok(Discovered::Devices(devices, fetched.keep()))
     }
 
     fn shown<'a>(&self, id: &'a str) -> Cow<'a, str> {

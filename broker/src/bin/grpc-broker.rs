@@ -16,6 +16,7 @@ fn main() -> ExitCode {
             min_interval: settings.min_interval,
             max_reads: settings.max_reads,
             admin: settings.admin,
+            credentials: settings.credentials,
         };
         let address = settings.grpc_endpoint;
         let context = || format!("cannot listen on GRPC_ENDPOINT={address}");

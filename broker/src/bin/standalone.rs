@@ -14,6 +14,7 @@ fn main() -> ExitCode {
             devices: from_environment(std::env::vars_os())?,
             interval: settings.interval,
             admin: settings.admin,
+            credentials: settings.credentials,
         };
         run(config, shutdown).await
     })

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use akri_daemon::{Admin, AdminSettings, Connections, Limits, Loops, Tcp, registry};
-use akri_device_http::Endpoint;
+use akri_device_http::{CredentialFiles, Endpoint};
 use akri_http_proto::http::{
     FILE_DESCRIPTOR_SET,
     device_service_server::{DeviceServiceServer, SERVICE_NAME},
@@ -54,6 +54,8 @@ pub struct Config {
     pub max_reads: u16,
     /// Where it can be watched. It is ready until it stops, whether its devices are up or not.
     pub admin: AdminSettings,
+    /// What the devices are shown.
+    pub credentials: CredentialFiles,
 }
 
 /// Serves `http.DeviceService`, the standard health service and reflection on `listener`, until `shutdown` is ready.
@@ -76,7 +78,8 @@ pub async fn run(
         .local_addr()
         .context("the listening socket has no address")?;
 
-    let (mut metrics, reader) = (registry(), Reader::new()?);
+    let reader = Reader::with(config.credentials.clone())?;
+    let mut metrics = registry();
     let http = metrics.sub_registry_with_prefix("http");
     let devices = devices(&config.devices, &reader, config.max_reads.into(), http);
     let names: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
@@ -159,6 +162,7 @@ mod tests {
             min_interval: Duration::from_secs(1),
             max_reads: 1,
             admin: AdminSettings::default(),
+            credentials: CredentialFiles::default(),
         };
         let (mut no_device, mut no_interval, mut no_read) = (valid.clone(), valid.clone(), valid);
         no_device.devices.clear();

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use akri_daemon::{AdminSettings, parse_listen_address, version};
+use akri_device_http::CredentialFiles;
 use clap::Parser;
 
 use crate::{interval::parse_interval, pod_devices::HELP};
@@ -50,6 +51,10 @@ pub struct Settings {
     /// Where it can be watched.
     #[command(flatten)]
     pub admin: AdminSettings,
+
+    /// What the devices are shown.
+    #[command(flatten)]
+    pub credentials: CredentialFiles,
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ impl Broker {
             min_interval: Duration::from_millis(100),
             max_reads: 16,
             admin: Default::default(),
+            credentials: Default::default(),
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod agent;
 pub mod service;
+pub mod tls;
 
 use std::{
     future::Future,
@@ -23,7 +24,7 @@ pub use service::*;
 
 use akri_http_discovery_handler::Config;
 use akri_http_proto::v0::{
-    DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
+    ByteData, DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -113,6 +114,26 @@ impl Handler {
     /// As the Agent opens one: a connection for each stream.
     pub async fn discover(&self, details: &str) -> Result<DeviceStream, Status> {
         discover(&format!("unix:{}", self.socket().display()), details).await
+    }
+
+    /// The same, with `discoveryProperties`.
+    pub async fn discover_with(
+        &self,
+        details: &str,
+        properties: &[(&str, &str)],
+    ) -> Result<DeviceStream, Status> {
+        let channel = connect(&format!("unix:{}", self.socket().display())).await;
+        let properties = (properties.iter()).map(|(name, value)| {
+            let vec = Some(value.as_bytes().to_vec());
+            ((*name).to_owned(), ByteData { vec })
+        });
+        let request = DiscoverRequest {
+            discovery_details: details.into(),
+            discovery_properties: properties.collect(),
+        };
+        let mut client = DiscoveryHandlerClient::new(channel);
+        let response = soon(client.discover(request)).await?;
+        Ok(DeviceStream(response.into_inner()))
     }
 
     /// A stream that has been opened; a list may not have come yet.

@@ -16,10 +16,12 @@ use tokio::{
 use super::soon;
 
 /// What the discovery service does with a request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Reply {
     /// 200 with this body.
     List(String),
+    /// What this makes of the request's head, and then the connection closes.
+    Made(fn(&str) -> Vec<u8>),
     /// These bytes, and then the connection closes.
     Raw(Vec<u8>),
     /// These bytes, and then these again and again, with a pause.
@@ -125,6 +127,11 @@ impl Service {
             .unwrap();
     }
 
+    /// The heads of the last requests, the newest last.
+    pub fn requests(&self) -> Vec<String> {
+        self.seen.lock().unwrap().iter().cloned().collect()
+    }
+
     /// The last request's head.
     pub fn last_request(&self) -> String {
         self.seen
@@ -166,6 +173,11 @@ async fn serve(
             Reply::List(body) => {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 stream.write_all((head + &body).as_bytes()).await?;
+            }
+            Reply::Made(make) => {
+                let bytes = make(&String::from_utf8_lossy(&head));
+                stream.write_all(&bytes).await?;
+                return stream.shutdown().await;
             }
             Reply::Raw(bytes) => {
                 stream.write_all(&bytes).await?;

@@ -5,13 +5,14 @@
 //! 1. [`Config`]: the settings, read once;
 //! 2. [`DiscoveryDetails`]: what a Configuration asks for;
 //! 3. [`fetch`]: one bounded GET of the discovery service; is it the last reply again, and if not, what is it?
-//! 4. [`formats`]: from a reply to the devices in it. A new format is a function there, and a word in the details.
+//! 4. [`formats`]: from a reply to the devices in it, less those that the [`filters`] leave out. A new format is a file there.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 
 mod config;
 mod details;
 pub mod fetch;
+pub mod filters;
 pub mod formats;
 
 use std::borrow::Cow;
@@ -61,7 +62,7 @@ impl DiscoveryHandler for Http {
         let Some(body) = fetch::fetch(&self.client, details, last, limit).await? else {
             return Ok(Discovered::Unchanged);
         };
-        let devices = formats::lines(&body)?;
+        let devices = formats::read(&body, &details.options)?;
         Ok(Discovered::Devices(devices, fetch::LastBody::of(body)))
     }
 

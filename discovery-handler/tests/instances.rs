@@ -131,7 +131,12 @@ async fn empty_replies_half_ones_and_a_flapping_device_cost_no_instance_and_no_m
         service.polled(2).await;
     }
     service.now(list(&all));
-    log_line(&["INFO", &service.key(), "9 devices that were missing are back"]).await;
+    log_line(&[
+        "INFO",
+        &service.key(),
+        "9 devices that were missing are back",
+    ])
+    .await;
     let state = agent.state().borrow().clone();
     assert_eq!((state.messages, state.created, state.deleted), (1, 9, 0));
 }

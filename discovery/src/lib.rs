@@ -7,7 +7,7 @@
 //! 3. `registration`: tells the Agent about the handler, and again when the Agent may have forgotten it; `agent`: when that is;
 //! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
 //! 5. `poll`: when to ask the handler; equal requests share one poller;
-//! 6. [`Devices`]: what the handler found; `list`: the same, sorted, encoded once, and compared with the last one;
+//! 6. [`Devices`]: what the handler found, [`Collected`] where it is more than ids; `list`: the same, sorted, encoded once, and compared with the last one;
 //!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
@@ -80,6 +80,7 @@
 //! ```
 
 mod agent;
+mod collected;
 mod collisions;
 mod devices;
 mod directory;
@@ -108,6 +109,7 @@ use log::info;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use collected::Collected;
 pub use devices::Devices;
 /// For the benchmark of a handler.
 #[doc(hidden)]

@@ -12,7 +12,7 @@ use crate::{
 };
 
 const WANTED: &str = "expected a URL such as http://discovery:9999/discovery, \
-    or a YAML mapping of url, interval, timeout, grace, format, scheme, path, metaLabels, onPropertyChange, include and exclude";
+    or a YAML mapping of url and other keys (docs/formats.md)";
 
 /// Reads a duration within its limits.
 type Parse = fn(&str) -> Result<Duration, String>;

@@ -9,7 +9,7 @@ use std::{
 use regex::bytes::{Regex, RegexBuilder};
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use crate::formats::{Format, is_property_name};
@@ -77,6 +77,11 @@ impl<'de> Deserialize<'de> for Written {
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a mapping of id, endpoint and properties")
+            }
+
+            // By itself Serde would repeat it.
+            fn visit_str<E: Error>(self, _: &str) -> Result<Written, E> {
+                Err(E::custom("a filter is not a mapping"))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Written, A::Error> {

@@ -130,3 +130,93 @@ fn what_is_logged_shows_no_password_and_no_token() {
         assert!(!parse(text).unwrap_err().to_string().contains("hunter2"));
     }
 }
+
+#[test]
+fn a_mapping_says_how_a_reply_is_read() {
+    let details = parse(
+        "url: http://d\nformat: http-sd\nscheme: https\npath: /a?b=c\nmetaLabels: keep\nonPropertyChange: replace\n\
+         include: {endpoint: '^https://10\\.'}\nexclude:\n- {id: spare}\n- {properties: {SITE: lab}}",
+    );
+    let options = details.unwrap().options;
+    assert!(options.https && !options.filters.is_empty());
+    assert_eq!(options.format, Format::HttpSd);
+    assert_eq!(options.path, "/a?b=c");
+    assert_eq!(options.meta_labels, MetaLabels::Keep);
+    assert_eq!(options.on_property_change, OnPropertyChange::Replace);
+    for text in [
+        "http://d",
+        "url: http://d\nformat: lines\nonPropertyChange: keep\ninclude:\nscheme: ~",
+    ] {
+        assert_eq!(parse(text).unwrap().options, Options::default());
+    }
+    for (one, other) in [
+        ("format: http-sd", "format: devices"),
+        ("include: {id: a}", "include: {id: b}"),
+        ("include: {id: a}", "exclude: {id: a}"),
+    ] {
+        let details = [one, other].map(|text| parse(&format!("url: http://d\n{text}")).unwrap());
+        assert_ne!(details[0], details[1], "they do not share a poller");
+    }
+}
+
+#[test]
+fn a_mapping_that_cannot_say_so_is_refused() {
+    for (text, why) in [
+        ("format: xml", "format is none of lines, http-sd, devices"),
+        ("format: HTTP-SD", "format is none of"),
+        (
+            "format: http-sd\nscheme: ftp",
+            "scheme is none of http, https",
+        ),
+        (
+            "format: http-sd\npath: metrics",
+            "path does not begin with /",
+        ),
+        ("format: http-sd\npath: '/a b'", "path has a blank"),
+        ("path: /a", "path is only for the format http-sd"),
+        ("scheme: https", "scheme is only for the format http-sd"),
+        ("format: devices\nscheme: https", "scheme is only for"),
+        (
+            "format: devices\nmetaLabels: keep",
+            "metaLabels is only for",
+        ),
+        (
+            "onPropertyChange: replace",
+            "onPropertyChange is not for the format lines",
+        ),
+        (
+            "format: devices\nonPropertyChange: drop",
+            "onPropertyChange is none of keep, replace",
+        ),
+        (
+            "onpropertychange: keep",
+            "unknown field `onpropertychange` at line 2",
+        ),
+        (
+            "include: {id: '('}",
+            "include, entry 1, id is not a regular expression: unclosed group",
+        ),
+        ("include: {name: x}", "unknown field `name` at line 2"),
+        ("include: hunter2", "a filter is not a mapping"),
+        (
+            "include: {properties: {A: a}}",
+            "devices of the format lines have none",
+        ),
+    ] {
+        let error = parse(&format!("url: http://d\n{text}"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(why), "{text:?}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn the_example_in_the_documents_is_read() {
+    let document = include_str!("../../../docs/formats.md");
+    let (_, example) = document.split_once("discoveryDetails: |\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let options = parse(&example.replace("\n  ", "\n")).unwrap().options;
+    assert_eq!(options.path, "/sensor");
+    assert!(!options.filters.is_empty());
+}

@@ -132,11 +132,11 @@ impl<'de> Deserialize<'de> for Texts {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
                 let mut texts = BTreeMap::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    let shown = name_shown(&name);
+                    let shown = format!("\"{}\"", name_shown(&name));
                     let value: String =
                         (map.next_value()).map_err(|error| within(&shown, error))?;
                     let fault = match () {
-                        () if name.is_empty() => "is a name without a letter".into(),
+                        () if name.is_empty() => "is no name".into(),
                         () if name.len() > MAX_NAME => format!("is longer than {MAX_NAME} bytes"),
                         () if value.len() > MAX_VALUE => {
                             format!("has a value of more than {MAX_VALUE} bytes")

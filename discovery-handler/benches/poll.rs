@@ -93,7 +93,7 @@ fn read(last: &mut Last, body: &str) -> usize {
     let Some(body) = arriving.finish() else {
         return 0;
     };
-    let devices = formats::lines(&body).unwrap();
+    let devices = formats::read(&body, &formats::Options::default()).unwrap();
     let list = last.list.next(&devices).unwrap();
     let changed = list != last.list;
     let parts = (0..).map_while(|part| list.encoded(part));

@@ -1,13 +1,22 @@
 //! `discoveryDetails` of a Configuration: what to poll, how often, how patiently. No I/O.
 
-use std::{fmt, hash::Hasher, time::Duration};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    time::Duration,
+};
 
-use akri_device_http::{Endpoint, EndpointError, Url, shown};
+use akri_device_http::{Endpoint, EndpointError, Url, check_listed, shown};
 use akri_discovery::{Request, Settings};
 use serde::Deserialize;
 
+use crate::{
+    filters::{Filters, Written},
+    formats::{Format, MetaLabels, OnPropertyChange, Options},
+};
+
 const WANTED: &str = "expected a URL such as http://discovery:9999/discovery, \
-    or a YAML mapping of url, interval, timeout and grace";
+    or a YAML mapping of url and other keys (docs/formats.md)";
 
 /// Reads a duration within its limits.
 type Parse = fn(&str) -> Result<Duration, String>;
@@ -25,6 +34,8 @@ pub struct DiscoveryDetails {
     pub grace: Duration,
     /// The http proxy to go through, if any.
     pub proxy: Option<Url>,
+    /// How a reply is read.
+    pub options: Options,
 }
 
 /// Why details can never work.
@@ -40,13 +51,20 @@ impl fmt::Display for DetailsError {
 impl std::error::Error for DetailsError {}
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Mapping {
     url: String,
     interval: Option<String>,
     timeout: Option<String>,
     grace: Option<String>,
     proxy: Option<String>,
+    format: Option<String>,
+    scheme: Option<String>,
+    path: Option<String>,
+    meta_labels: Option<String>,
+    on_property_change: Option<String>,
+    include: Option<Written>,
+    exclude: Option<Written>,
 }
 
 impl DiscoveryDetails {
@@ -59,51 +77,117 @@ impl DiscoveryDetails {
         if text.is_empty() {
             return Err(DetailsError(format!("it is empty; {WANTED}")));
         }
-        let with_url = |url: &str| {
-            Ok(Self {
-                url: parse_url(url.trim())?,
-                interval: settings.poll_interval,
-                timeout: settings.poll_timeout,
-                grace: settings.grace,
-                proxy: None,
-            })
-        };
         if is_url(text) {
-            return with_url(text);
+            return Self::with_url(text, settings);
         }
         // A scalar is a URL in quotes, or a typing error that is best told as one.
         if let Ok(scalar) = serde_saphyr::from_str::<String>(text) {
-            return with_url(&scalar);
+            return Self::with_url(&scalar, settings);
         }
         let mapping: Mapping = serde_saphyr::from_str(text).map_err(|error| yaml_error(&error))?;
-        let mut details = with_url(&mapping.url)?;
+        let mut details = Self::with_url(&mapping.url, settings)?;
+        details.set_times(&mapping)?;
         details.proxy = mapping.proxy.as_deref().map(parse_proxy).transpose()?;
-        for (name, value, duration, parse) in [
-            (
-                "interval",
-                mapping.interval,
-                &mut details.interval,
-                Settings::parse_interval as Parse,
-            ),
+        details.options = mapping.options().map_err(DetailsError)?;
+        Ok(details)
+    }
+
+    fn with_url(url: &str, settings: &Settings) -> Result<Self, DetailsError> {
+        Ok(Self {
+            url: parse_url(url.trim())?,
+            interval: settings.poll_interval,
+            timeout: settings.poll_timeout,
+            grace: settings.grace,
+            proxy: None,
+            options: Options::default(),
+        })
+    }
+
+    fn set_times(&mut self, mapping: &Mapping) -> Result<(), DetailsError> {
+        let (interval, timeout) = (&mut self.interval, &mut self.timeout);
+        let parse_interval: Parse = Settings::parse_interval;
+        for (name, value, time, parse) in [
+            ("interval", &mapping.interval, interval, parse_interval),
             (
                 "timeout",
-                mapping.timeout,
-                &mut details.timeout,
+                &mapping.timeout,
+                timeout,
                 Settings::parse_timeout,
             ),
             (
                 "grace",
-                mapping.grace,
-                &mut details.grace,
+                &mapping.grace,
+                &mut self.grace,
                 Settings::parse_grace,
             ),
         ] {
             if let Some(value) = value {
-                *duration =
-                    parse(value.trim()).map_err(|why| DetailsError(format!("{name} {why}")))?;
+                *time = parse(value.trim()).map_err(|why| DetailsError(format!("{name} {why}")))?;
             }
         }
-        Ok(details)
+        Ok(())
+    }
+}
+
+impl Mapping {
+    fn options(self) -> Result<Options, String> {
+        let format = choice("format", self.format, &Format::NAMES)?;
+        let for_http_sd = [
+            ("scheme", self.scheme.is_some()),
+            ("path", self.path.is_some()),
+            ("metaLabels", self.meta_labels.is_some()),
+        ];
+        let misplaced = for_http_sd.iter().find(|(_, is_there)| *is_there);
+        if let Some((name, _)) = misplaced.filter(|_| format != Format::HttpSd) {
+            return Err(format!("{name} is only for the format http-sd"));
+        }
+        let changes = [
+            ("keep", OnPropertyChange::Keep),
+            ("replace", OnPropertyChange::Replace),
+        ];
+        let on_property_change = choice("onPropertyChange", self.on_property_change, &changes)?;
+        if on_property_change == OnPropertyChange::Replace && format == Format::Lines {
+            return Err("onPropertyChange is not for the format lines, whose devices have no other properties".into());
+        }
+        let metas = [("drop", MetaLabels::Drop), ("keep", MetaLabels::Keep)];
+        Ok(Options {
+            format,
+            https: choice("scheme", self.scheme, &[("http", false), ("https", true)])?,
+            path: self
+                .path
+                .map_or(Ok(String::new()), |path| parse_path(&path))?,
+            meta_labels: choice("metaLabels", self.meta_labels, &metas)?,
+            on_property_change,
+            filters: Filters::new(self.include, self.exclude, format)?,
+        })
+    }
+}
+
+/// One of several words; the default where there is none.
+fn choice<T: Copy + Default>(
+    name: &str,
+    value: Option<String>,
+    choices: &[(&str, T)],
+) -> Result<T, String> {
+    let Some(value) = value else {
+        return Ok(T::default());
+    };
+    let chosen = choices.iter().find(|(word, _)| *word == value.trim());
+    chosen.map(|(_, choice)| *choice).ok_or_else(|| {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        format!("{name} is none of {}", words.join(", "))
+    })
+}
+
+/// What can follow `http://host`.
+fn parse_path(path: &str) -> Result<String, String> {
+    let path = path.trim();
+    if !path.starts_with('/') {
+        return Err("path does not begin with /".into());
+    }
+    match check_listed(&format!("http://host{path}")) {
+        Ok(()) => Ok(path.into()),
+        Err(why) => Err(format!("path {why}")),
     }
 }
 
@@ -116,8 +200,11 @@ impl Request for DiscoveryDetails {
         self.timeout
     }
 
-    fn identify(&self, list: &mut dyn Hasher) {
+    fn identify(&self, mut list: &mut dyn Hasher) {
         list.write(self.url.as_str().as_bytes());
+        if self.options != Options::default() {
+            self.options.hash(&mut list);
+        }
     }
 
     fn grace(&self) -> Duration {
@@ -147,7 +234,7 @@ fn yaml_error(error: &serde_saphyr::Error) -> DetailsError {
     let words = error.without_snippet().to_string();
     let words = words.split([';', ',']).next().unwrap_or_default();
     let words = match words.contains(['@', '?', '/']) {
-        true => "not a mapping of url, interval, timeout and grace",
+        true => "not a mapping of url and other keys",
         false => words.split(" at line ").next().unwrap_or_default(),
     };
     let place =
@@ -181,156 +268,4 @@ fn parse_proxy(text: &str) -> Result<Url, DetailsError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    fn parse(text: &str) -> Result<DiscoveryDetails, DetailsError> {
-        DiscoveryDetails::parse(text, &Settings::in_directory(Path::new("/"), "http"))
-    }
-
-    #[test]
-    fn just_a_url_is_polled_at_the_defaults() {
-        for text in [
-            "http://discovery:9999/discovery",
-            "  http://discovery:9999/discovery\n",
-            "\"http://discovery:9999/discovery\"",
-            "url: http://discovery:9999/discovery",
-            "{\"url\": \"http://discovery:9999/discovery\"}",
-            "---\nurl: http://discovery:9999/discovery\ninterval:\n",
-        ] {
-            let details = parse(text).unwrap();
-            assert_eq!(details.url.as_str(), "http://discovery:9999/discovery");
-            let seconds = [details.interval, details.timeout, details.grace].map(|it| it.as_secs());
-            assert_eq!(seconds, [10, 5, 60]);
-        }
-        assert!(parse("https://[fd00::1]/a?b=c: d#e".replace(' ', "").as_str()).is_ok());
-    }
-
-    #[test]
-    fn a_mapping_sets_times_with_units() {
-        let details = parse("url: https://d/\ninterval: 1m\ntimeout: 500ms\ngrace: 0s").unwrap();
-        assert_eq!(details.grace, Duration::ZERO);
-        assert_eq!(details.interval, Duration::from_secs(60));
-        assert_eq!(details.timeout, Duration::from_millis(500));
-        for (interval, timeout) in [("100ms", "100ms"), ("24h", "10m"), ("1h 30m", "1s")] {
-            assert!(
-                parse(&format!(
-                    "url: http://d\ninterval: {interval}\ntimeout: {timeout}"
-                ))
-                .is_ok()
-            );
-        }
-    }
-
-    #[test]
-    fn anything_else_is_refused_with_what_is_wrong_and_what_would_be_right() {
-        let long = format!("http://d/{}", "x".repeat(2048));
-        for (text, why) in [
-            ("", "it is empty; expected a URL such as"),
-            ("  \n", "it is empty; expected a URL such as"),
-            ("discovery", "not a URL; expected"),
-            ("discovery:9999/discovery", "not a URL; expected"),
-            (
-                "ftp://discovery/",
-                "the URL has a scheme that is not http or https",
-            ),
-            ("file:///etc/passwd", "a scheme that is not http or https"),
-            ("http://", "the URL has no valid host"),
-            ("http://d:99999/", "the URL has a port that is not"),
-            ("http://a http://b", "a blank"),
-            (long.as_str(), "the URL is longer than 2048 bytes"),
-            (
-                "- http://d",
-                "expected mapping start at line 1, column 1; expected",
-            ),
-            ("interval: 10s", "missing field `url`"),
-            (
-                "url: http://d\nintervall: 10s",
-                "unknown field `intervall` at line 2, column 1; expected a URL",
-            ),
-            ("url: http://d\nurl: http://e", "duplicate mapping key: url"),
-            ("url: [http://d]", "expected string scalar"),
-            ("url: 'http://d", "unclosed quote"),
-            ("url: ''", "not a URL"),
-            (
-                "url: http://d\ninterval: 10",
-                "interval \"10\" is not a duration from 100ms to 24h, such as 10s",
-            ),
-            (
-                "url: http://d\ninterval: 99ms",
-                "interval \"99ms\" is not a duration from 100ms",
-            ),
-            ("url: http://d\ninterval: 25h", "interval \"25h\" is not"),
-            ("url: http://d\ninterval: -1s", "interval \"-1s\" is not"),
-            (
-                "url: http://d\ninterval: 99999999999999999999h",
-                "is not a duration",
-            ),
-            (
-                "url: http://d\ntimeout: 11m",
-                "timeout \"11m\" is not a duration from 100ms to 10m",
-            ),
-            ("url: http://d\ntimeout: 0s", "timeout \"0s\" is not"),
-            (
-                "url: http://d\ngrace: soon",
-                "grace \"soon\" is not a duration from 0s to 24h",
-            ),
-            (
-                "url: ~",
-                "cannot deserialize null into string at line 1, column 6; expected",
-            ),
-            (
-                "url: http://d\n---\nurl: http://e",
-                "multiple YAML documents detected at line",
-            ),
-            ("http:d", "not a URL; expected"),
-            ("http:///d", "the URL has no valid host"),
-            ("http://d:0/", "the URL has a port that is not"),
-            ("a: &a [1]\nb: [*a, *a]", "unknown field `a`"),
-        ] {
-            let error = parse(text).unwrap_err().to_string();
-            assert!(error.contains(why), "{text:?}: {error}");
-            assert!(!error.contains('\n'), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_proxy_is_an_http_url_and_is_not_shown() {
-        let details = parse("url: https://d/\nproxy: http://me:hunter2@proxy:3128").unwrap();
-        assert_eq!(details.proxy.as_ref().unwrap().port(), Some(3128));
-        assert!(!format!("{details:?} {details}").contains("hunter2"));
-        assert_ne!(details, parse("https://d/").unwrap());
-        for proxy in [
-            "https://proxy:3128",
-            "proxy:3128",
-            "socks5://me:hunter2@p:1",
-            "''",
-            "http://",
-        ] {
-            let error = parse(&format!("url: http://d\nproxy: {proxy}")).unwrap_err();
-            let why = "discoveryDetails: the proxy is not a URL such as http://proxy:3128";
-            assert_eq!(error.to_string(), why, "{proxy}");
-        }
-    }
-
-    #[test]
-    fn what_is_logged_shows_no_password_and_no_token() {
-        let secret = "http://me:hunter2@d:9999/discovery?token=hunter2#hunter2";
-        let details = parse(secret).unwrap();
-        assert_eq!(details.to_string(), "http://d:9999/discovery");
-        assert!(!format!("{details:?}").contains("hunter2"));
-        assert!(details.url.as_str().contains("hunter2"));
-        for text in [
-            "http://me:hunter2@",
-            "ftp://me:hunter2@d",
-            "http://me:hunter2@a b",
-            "http://me:hunter2@d/x interval: 5s",
-            "url: http://d\nhttp://me:hunter2@x: 5",
-            "url: http://d\ninterval: http://me:hunter2@x",
-        ] {
-            assert!(!parse(text).unwrap_err().to_string().contains("hunter2"));
-        }
-    }
-}
+mod tests;

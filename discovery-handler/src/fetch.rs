@@ -67,8 +67,10 @@ impl LastBody {
 pub struct Fetched {
     /// All of it, unpacked.
     pub body: Vec<u8>,
-    /// Its Content-Type; empty where there is none, as with a 204.
+    /// Its Content-Type; empty where there is none.
     pub content_type: String,
+    /// It is a 204: an empty list in any format.
+    pub no_content: bool,
     condition: Condition,
 }
 
@@ -114,13 +116,14 @@ pub async fn fetch(
         status => return Err(HttpError::Status(status)),
     }
     let content_type = reply.content_type().to_owned();
+    let no_content = reply.status() == StatusCode::NO_CONTENT;
     let condition = condition(&reply);
     let announced = usize::try_from(reply.announced().unwrap_or(0)).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(HttpError::TooLarge(limit));
     }
     let mut arriving = Arriving::new(last, announced, limit);
-    if reply.status() == StatusCode::OK {
+    if !no_content {
         let mut body = Body::of(reply)?;
         while let Some(chunk) = body.chunk().await? {
             arriving.push(&chunk)?;
@@ -136,6 +139,7 @@ pub async fn fetch(
         (Some(body), _) => Ok(Some(Fetched {
             body,
             content_type,
+            no_content,
             condition,
         })),
     }

@@ -6,7 +6,7 @@
 //! 2. [`DiscoveryDetails`]: what a Configuration asks for;
 //! 3. [`credentials`]: what it proves, and whom it trusts;
 //! 4. [`fetch`]: one bounded GET of the discovery service; is it the last reply again, and if not, what is it?
-//! 5. [`formats`]: from a reply to the devices in it. A new format is a function there, and a word in the details.
+//! 5. [`formats`]: from a reply to the devices in it, less those that the [`filters`] leave out. A new format is a file there.
 //!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 
@@ -14,6 +14,7 @@ mod config;
 pub mod credentials;
 mod details;
 pub mod fetch;
+pub mod filters;
 pub mod formats;
 mod unpack;
 
@@ -27,11 +28,12 @@ use std::{
 
 use akri_daemon::LineBudget;
 use akri_device_http::{Client, Credentials, Redirects, shown};
-use akri_discovery::{Discovered, DiscoveryHandler, Properties};
+use akri_discovery::{Devices, Discovered, DiscoveryHandler, Properties};
 use async_trait::async_trait;
 
 pub use config::Config;
 pub use details::{DetailsError, DiscoveryDetails};
+use formats::Format;
 
 const USER_AGENT: &str = concat!("akri-http-discovery-handler/", env!("CARGO_PKG_VERSION"));
 
@@ -145,12 +147,19 @@ impl DiscoveryHandler for Http {
         last: Option<&fetch::LastBody>,
     ) -> anyhow::Result<Discovered<fetch::LastBody>> {
         let (client, details) = (&request.client, &request.details);
-        let headers = fetch::headers("text/plain, */*;q=0.1", None);
+        let format = details.options.format;
+        let refresh = Some(details.interval).filter(|_| format == Format::HttpSd);
+        let headers = fetch::headers(format.accept(), refresh);
         let limit = self.config.max_body_bytes;
         let Some(fetched) = fetch::fetch(client, details, headers, last, limit).await? else {
             return Ok(Discovered::Unchanged);
         };
-        let devices = formats::lines(&fetched.body)?;
+        let devices = if fetched.no_content {
+            Devices::from(Vec::new())
+        } else {
+            format.check_content_type(&fetched.content_type)?;
+            formats::read(&fetched.body, &details.options)?
+        };
         Ok(Discovered::Devices(devices, fetched.keep()))
     }
 

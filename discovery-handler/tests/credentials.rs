@@ -225,9 +225,10 @@ async fn nothing_secret_is_in_the_log_the_metrics_or_the_saved_list() {
     let mut stream = handler.discover_with(&details, &properties).await.unwrap();
     assert_eq!(stream.list().await, ["a:1"]);
     let files = || {
-        fs::read_dir(state.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
+        let entries = fs::read_dir(state.path().join("http"))
+            .into_iter()
+            .flatten();
+        entries.map(|entry| entry.unwrap().path())
     };
     until(|| files().any(|file| file.extension().is_some_and(|it| it == "list"))).await;
     for file in files() {

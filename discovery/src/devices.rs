@@ -2,10 +2,10 @@
 
 use anyhow::ensure;
 
-use crate::{Device, list::DeviceList};
+use crate::{Device, collected::Collected, list::DeviceList};
 
 /// The most devices of one list. No message of 4 MiB (rule 11) holds as many with a property or two each.
-const MAX_DEVICES: usize = 100_000;
+pub(crate) const MAX_DEVICES: usize = 100_000;
 
 /// Makes a device of its id.
 type Make = Box<dyn Fn(&str) -> Device + Send + Sync>;
@@ -21,7 +21,7 @@ pub struct Devices {
 
 enum Found {
     /// In the order of the ids.
-    Devices(Vec<Device>),
+    Devices(Collected),
     /// The id says it all.
     Ids(Make),
 }
@@ -66,7 +66,9 @@ impl Devices {
         match self.found {
             _ if kept.is_empty() => self,
             Found::Devices(mut devices) => {
-                devices.extend(list.devices(kept));
+                for device in list.devices(kept) {
+                    devices.add(&device);
+                }
                 Self::from(devices)
             }
             Found::Ids(make) => {
@@ -94,24 +96,35 @@ impl Devices {
     /// The device at this place, whose id this is.
     pub(crate) fn device(&self, place: usize, id: &str) -> Device {
         match &self.found {
-            Found::Devices(devices) => devices.get(place).cloned().unwrap_or_default(),
+            Found::Devices(devices) => devices.device(place),
             Found::Ids(device) => device(id),
         }
     }
 }
 
-impl From<Vec<Device>> for Devices {
-    /// Devices in any order. Of several with the same id the first one counts.
-    fn from(mut devices: Vec<Device>) -> Self {
-        devices.sort_by(|one, other| one.id.cmp(&other.id));
-        devices.dedup_by(|next, one| next.id == one.id);
-        let ids: Vec<String> = devices.iter().map(|device| device.id.clone()).collect();
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        Self::new(&ids, Found::Devices(devices))
+impl From<Collected> for Devices {
+    /// Of several with the same id the first one counts.
+    fn from(mut devices: Collected) -> Self {
+        devices.sort();
+        let ids: Vec<&str> = devices.ids().collect();
+        let Self { ids, ends, .. } = Self::new(&ids, Found::Devices(Collected::default()));
+        let found = Found::Devices(devices);
+        Self { ids, ends, found }
     }
 }
 
-const TOO_MANY: &str = "there are more than 100000 devices";
+impl From<Vec<Device>> for Devices {
+    /// Devices in any order. Of several with the same id the first one counts.
+    fn from(devices: Vec<Device>) -> Self {
+        let mut collected = Collected::default();
+        for device in devices {
+            collected.add(&device);
+        }
+        Self::from(collected)
+    }
+}
+
+pub(crate) const TOO_MANY: &str = "there are more than 100000 devices";
 
 /// Brings ids into their order, each once.
 fn sort(ids: &mut Vec<&str>) {

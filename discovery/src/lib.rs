@@ -8,7 +8,8 @@
 //! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
 //! 5. `poll`: equal requests share one `poller`, which knows when to ask the handler; `saved`: the last list of a process that is
 //!    no more;
-//! 6. [`Devices`]: what the handler found; `list`: the same, sorted, encoded once, and compared with the last one;
+//! 6. [`Devices`]: what the handler found, [`Collected`] where it is more than ids; `list`: the same, sorted, encoded once, and
+//!    compared with the last one;
 //!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart; `news`: what the log says of
 //!    it; `observed`: what probes and Prometheus see.
 //!
@@ -82,6 +83,7 @@
 //! ```
 
 mod agent;
+mod collected;
 mod collisions;
 mod devices;
 mod directory;
@@ -116,6 +118,7 @@ use log::info;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use collected::Collected;
 pub use devices::Devices;
 /// For the benchmark of a handler.
 #[doc(hidden)]

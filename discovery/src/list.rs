@@ -38,8 +38,8 @@ pub struct DeviceList {
 struct Piece {
     /// As a `DiscoverResponse`.
     encoded: Bytes,
-    /// Where the ids stand in it: the first byte and how many there are.
-    ids: Vec<(u32, u32)>,
+    /// Where the ids stand in it, the first byte and how many there are, and where their devices end.
+    ids: Vec<(u32, u32, u32)>,
     /// The Instance hash of each one (rule 12).
     hashes: Vec<u32>,
 }
@@ -125,11 +125,8 @@ impl DeviceList {
 
     /// The piece for these devices, the first of which is at `place`; one of this list where that is the same.
     fn piece(&self, draft: Draft, place: usize, found: &Devices) -> Arc<Piece> {
-        let known = (self.pieces)
-            .binary_search_by(|piece| piece.ids().next().cmp(&draft.ids().next()))
-            .ok()
-            .and_then(|at| self.pieces.get(at))
-            .filter(|piece| piece.ids().eq(draft.ids()));
+        let known = self.piece_from(draft.ids().next());
+        let known = known.filter(|piece| piece.ids().eq(draft.ids()));
         if let Some(piece) = known
             && found.are_told_by_ids()
             && !self.is_old
@@ -143,6 +140,13 @@ impl DeviceList {
             Some(known) if known.encoded == piece.encoded => known.clone(),
             _ => Arc::new(piece),
         }
+    }
+
+    /// The piece that begins with this id.
+    fn piece_from(&self, id: Option<&str>) -> Option<&Arc<Piece>> {
+        let search = |piece: &Arc<Piece>| piece.ids().next().cmp(&id);
+        let at = self.pieces.binary_search_by(search).ok()?;
+        self.pieces.get(at)
     }
 
     /// How many devices there are.
@@ -171,6 +175,25 @@ impl DeviceList {
         })
     }
 
+    /// The ids that are in both lists and whose devices are not the same, in their order. What the lists share is not looked into.
+    pub(crate) fn changed_from<'a>(&'a self, known: &'a Self) -> impl Iterator<Item = &'a str> {
+        let mut old = known.unlike(self).peekable();
+        self.unlike(known).filter_map(move |(id, device)| {
+            while old.next_if(|(old, _)| *old < id).is_some() {}
+            let (_, old) = old.next_if(|(old, _)| *old == id)?;
+            (old != device).then_some(id)
+        })
+    }
+
+    /// The devices of the pieces that are not in `other`.
+    fn unlike<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        let is_unlike = |piece: &&Arc<Piece>| {
+            let known = other.piece_from(piece.ids().next());
+            known.is_none_or(|known| !same(known, piece))
+        };
+        (self.pieces.iter().filter(is_unlike)).flat_map(|piece| piece.ids().zip(piece.devices()))
+    }
+
     /// The devices of this list that have these ids, which are in their order.
     pub(crate) fn devices(&self, ids: &[&str]) -> Vec<Device> {
         let is_wanted = |id: &str| ids.binary_search(&id).is_ok();
@@ -196,12 +219,10 @@ impl DeviceList {
 impl PartialEq for DeviceList {
     /// Where a piece ends depends on the devices alone, so equal lists have equal pieces.
     fn eq(&self, other: &Self) -> bool {
-        let same = |(one, other): (&Arc<Piece>, &Arc<Piece>)| {
-            Arc::ptr_eq(one, other) || one.encoded == other.encoded
-        };
+        let mut pairs = self.pieces.iter().zip(&other.pieces);
         self.len == other.len
             && self.pieces.len() == other.pieces.len()
-            && self.pieces.iter().zip(&other.pieces).all(same)
+            && pairs.all(|(one, other)| same(one, other))
     }
 }
 
@@ -209,6 +230,10 @@ impl fmt::Debug for DeviceList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DeviceList({} devices)", self.len)
     }
+}
+
+fn same(one: &Arc<Piece>, other: &Arc<Piece>) -> bool {
+    Arc::ptr_eq(one, other) || one.encoded == other.encoded
 }
 
 impl Piece {
@@ -219,8 +244,9 @@ impl Piece {
             // A device is a tag, its length and its fields, of which the id, again a tag and a length, is the first.
             let (len, id) = (device.encoded_len(), device.id.len());
             let begin = at + 1 + length_delimiter_len(len);
-            ids.push(((begin + 1 + length_delimiter_len(id)) as u32, id as u32));
             at = begin + len;
+            let id_at = begin + 1 + length_delimiter_len(id);
+            ids.push((id_at as u32, id as u32, at as u32));
         }
         let encoded = DiscoverResponse { devices }.encode_to_vec().into();
         Self {
@@ -231,11 +257,17 @@ impl Piece {
     }
 
     fn ids(&self) -> impl Iterator<Item = &str> {
-        self.ids.iter().map(|(at, len)| {
+        self.ids.iter().map(|(at, len, _)| {
             let (at, len) = (*at as usize, *len as usize);
             let id = self.encoded.get(at..at + len).unwrap_or_default();
             std::str::from_utf8(id).unwrap_or_default()
         })
+    }
+
+    /// The devices as bytes, from their ids on.
+    fn devices(&self) -> impl Iterator<Item = &[u8]> {
+        let bytes = |(at, _, end): &(u32, u32, u32)| self.encoded.get(*at as usize..*end as usize);
+        (self.ids.iter()).map(move |place| bytes(place).unwrap_or_default())
     }
 }
 

@@ -73,10 +73,16 @@ impl<'a, H: DiscoveryHandler> News<'a, H> {
         };
         let came: Vec<&str> = known.missing_from(list).collect();
         let gone: Vec<&str> = list.missing_from(known).collect();
+        let changed: Vec<&str> = list.changed_from(known).collect();
         let (new, gone) = (self.named("new", &came), self.named("gone", &gone));
+        let mut changed = self.named("changed", &changed);
+        if !changed.is_empty() {
+            // Rule 14.
+            changed += "; brokers that run keep the old properties";
+        }
         self.line(
             Level::Info,
-            format_args!("{request}: {count} devices{new}{gone}"),
+            format_args!("{request}: {count} devices{new}{gone}{changed}"),
         );
         if !came.is_empty() {
             self.warn_of_collisions(list);

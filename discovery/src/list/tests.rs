@@ -132,3 +132,39 @@ fn the_difference_of_two_lists_names_what_came() {
 fn rule_12_the_hash_is_akris() {
     assert_eq!(instance_hash("my_shared_device"), 0x4294ea);
 }
+
+#[test]
+fn only_devices_in_both_lists_that_are_not_the_same_have_changed() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut list = DeviceList::default();
+    let mut before: BTreeMap<String, u8> = BTreeMap::new();
+    for _ in 0..50 {
+        let ids = numbered((0..2_000).filter(|_| random.u8(..10) > 0));
+        let now: BTreeMap<String, u8> = (ids.into_iter())
+            .map(|id| {
+                let changes = random.u16(..500) == 0;
+                let known = before.get(&id).copied().unwrap_or(0);
+                (id, if changes { random.u8(..) } else { known })
+            })
+            .collect();
+        let devices = now.iter().map(|(id, value)| Device {
+            id: id.clone(),
+            properties: BTreeMap::from([("A".into(), value.to_string())]),
+            ..Device::default()
+        });
+        let next = (list.next(&Devices::from(devices.collect::<Vec<_>>()))).unwrap();
+        let changed = (now.iter())
+            .filter(|(id, value)| before.get(*id).is_some_and(|before| before != *value));
+        assert!(next.changed_from(&list).eq(changed.map(|(id, _)| id)));
+        (list, before) = (next, now);
+    }
+}
+
+#[test]
+fn grace_keeps_a_device_with_the_properties_that_it_had() {
+    let ids = numbered(0..3);
+    let all: Vec<Device> = ids.iter().map(|id| device(id)).collect();
+    let list = (DeviceList::default().next(&Devices::from(all.clone()))).unwrap();
+    let kept = Devices::from(vec![all[1].clone()]).with(&[&ids[0], &ids[2]], &list);
+    assert_eq!(decoded(&list.next(&kept).unwrap()), all);
+}

@@ -1,28 +1,30 @@
-//! From the bytes of a reply to the devices in it. No I/O, no timers.
+//! The walkthrough's format: an endpoint a line. Blanks around it, blank lines, the order and repetitions do not matter.
 
 use std::collections::BTreeMap;
 
 use akri_device_http::{check_listed, excerpt};
-use akri_discovery::{Device, Devices};
+use akri_discovery::Devices;
 use anyhow::bail;
 
-/// Says what kind of device it is; the walkthrough's brokers look for it.
-const PROTOCOL: (&str, &str) = ("AKRI_HTTP", "http");
+use super::device;
+use crate::filters::Filters;
 
-/// Where a broker finds its device.
-const ENDPOINT: &str = "AKRI_HTTP_DEVICE_ENDPOINT";
-
-/// The walkthrough's format: an endpoint a line. Blanks around it, blank lines, the order and repetitions do not matter.
-///
-/// # Errors
-/// The first line that is no endpoint, or more devices than there may be. Nothing of such a reply is used.
-pub fn lines(body: &[u8]) -> anyhow::Result<Devices> {
+/// See [`super::read`].
+pub(super) fn read(body: &[u8], filters: &Filters) -> anyhow::Result<Devices> {
     let lines = body.split(|byte| *byte == b'\n').enumerate();
     let endpoints = lines.filter_map(|(number, line)| {
         let line = trimmed(line);
         (!line.is_empty()).then(|| endpoint(number + 1, line))
     });
-    Devices::from_ids(endpoints, device)
+    let make = |id: &str| device(id, id, BTreeMap::new());
+    if filters.is_empty() {
+        return Devices::from_ids(endpoints, make);
+    }
+    let is_taken = |endpoint: &anyhow::Result<&str>| match endpoint {
+        Ok(endpoint) => filters.take(endpoint, endpoint, &BTreeMap::new()),
+        Err(_) => true,
+    };
+    Devices::from_ids(endpoints.filter(is_taken), make)
 }
 
 fn trimmed(line: &[u8]) -> &[u8] {
@@ -49,23 +51,15 @@ fn endpoint(number: usize, line: &[u8]) -> anyhow::Result<&str> {
     }
 }
 
-fn device(endpoint: &str) -> Device {
-    let (protocol, http) = PROTOCOL;
-    Device {
-        id: endpoint.into(),
-        properties: BTreeMap::from([
-            (protocol.into(), http.into()),
-            (ENDPOINT.into(), endpoint.into()),
-        ]),
-        ..Device::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use akri_device_http::MAX_ENDPOINT_BYTES;
 
     use super::*;
+
+    fn lines(body: &[u8]) -> anyhow::Result<Devices> {
+        read(body, &Filters::default())
+    }
 
     fn refused(body: impl AsRef<[u8]>) -> String {
         lines(body.as_ref()).err().unwrap().to_string()
@@ -140,22 +134,5 @@ mod tests {
         }
         let longest = format!("  http://host/{}\r\n", "x".repeat(MAX_ENDPOINT_BYTES - 12));
         assert!(lines(longest.as_bytes()).is_ok());
-    }
-
-    #[test]
-    fn a_device_is_what_the_walkthrough_makes_of_its_endpoint() {
-        let device = device("http://device-1:8080");
-        assert_eq!(device.id, "http://device-1:8080");
-        let properties: Vec<(&str, &str)> = (device.properties.iter())
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-            .collect();
-        assert_eq!(
-            properties,
-            [
-                ("AKRI_HTTP", "http"),
-                ("AKRI_HTTP_DEVICE_ENDPOINT", "http://device-1:8080")
-            ]
-        );
-        assert!(device.mounts.is_empty() && device.device_specs.is_empty());
     }
 }

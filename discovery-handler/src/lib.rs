@@ -8,8 +8,11 @@
 //! 4. [`fetch`]: one bounded GET of the discovery service; is it the last reply again, and if not, what is it?
 //! 5. [`formats`]: from a reply to the devices in it, less those that the [`filters`] leave out. A new format is a file there.
 //!
+//! [`check`] does it once, without an Agent.
+//!
 //! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
 
+mod check;
 mod config;
 pub mod credentials;
 mod details;
@@ -31,6 +34,7 @@ use akri_device_http::{Client, Credentials, Redirects, shown};
 use akri_discovery::{Devices, Discovered, DiscoveryHandler, Properties};
 use async_trait::async_trait;
 
+pub use check::{Check, Output, check};
 pub use config::Config;
 pub use details::{DetailsError, DiscoveryDetails};
 use formats::Format;
@@ -42,13 +46,8 @@ const USER_AGENT: &str = concat!("akri-http-discovery-handler/", env!("CARGO_PKG
 /// # Errors
 /// As there, and when the HTTP client cannot be set up.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let files = config.credentials.clone();
-    let handler = Http {
-        client: Client::new(USER_AGENT, Redirects::Anywhere, files)?,
-        config: config.clone(),
-        lines: Mutex::default(),
-    };
-    akri_discovery::run(handler, config.handler, shutdown).await
+    let settings = config.handler.clone();
+    akri_discovery::run(Http::new(config)?, settings, shutdown).await
 }
 
 /// Finds the devices that a discovery service lists.
@@ -111,6 +110,15 @@ impl akri_discovery::Request for Request {
 }
 
 impl Http {
+    fn new(config: Config) -> anyhow::Result<Self> {
+        let files = config.credentials.clone();
+        Ok(Self {
+            client: Client::new(USER_AGENT, Redirects::Anywhere, files)?,
+            config,
+            lines: Mutex::default(),
+        })
+    }
+
     fn warn_of_ignored(&self, details: &DiscoveryDetails, properties: &Properties) {
         if let Some(names) = credentials::ignored(properties)
             && let Some(left_out) =

@@ -94,6 +94,7 @@ mod observed;
 mod own_socket;
 mod poll;
 mod poller;
+mod preview;
 mod registration;
 mod saved;
 mod service;
@@ -123,6 +124,7 @@ pub use devices::Devices;
 /// For the benchmark of a handler.
 #[doc(hidden)]
 pub use list::DeviceList;
+pub use preview::Preview;
 pub use settings::{NETWORK_PORT, PodIp, Settings};
 
 use observed::Observed;

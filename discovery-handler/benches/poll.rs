@@ -160,6 +160,8 @@ fn whole_process() {
         (9, 1, 1, Brings::TheSame),
         (9, 60, 1, Brings::TheSame),
         (10_000, 1, 1, Brings::TheSame),
+        (40_000, 1, 1, Brings::TheSame),
+        (40_000, 1, 1, Brings::NotModified),
         (10_000, 10, 10, Brings::TheSame),
         (10_000, 1, 1, Brings::OneChange),
         (10_000, 1, 1, Brings::HalfOrAll),
@@ -174,6 +176,8 @@ fn whole_process() {
 #[derive(Clone, Copy, PartialEq)]
 enum Brings {
     TheSame,
+    /// The same, told by a 304.
+    NotModified,
     OneChange,
     /// Every other time half of the devices are missing, and kept for the grace period.
     HalfOrAll,
@@ -184,7 +188,7 @@ enum Brings {
 impl Brings {
     fn body(self, devices: usize, poll: usize) -> String {
         match self {
-            Self::TheSame => body(devices, 0),
+            Self::TheSame | Self::NotModified => body(devices, 0),
             Self::OneChange => body(devices, poll % 2),
             Self::HalfOrAll => body(devices / (1 + poll % 2), 0),
             Self::AllOther => body(devices, 0).replace("http://10.", "http://11."),
@@ -195,6 +199,7 @@ impl Brings {
     fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::TheSame => ("the same", "1m"),
+            Self::NotModified => ("304", "1m"),
             Self::OneChange => ("one change", "0s"),
             Self::HalfOrAll => ("half or all", "1m"),
             Self::AllOther => ("all others", "2s"),
@@ -206,7 +211,8 @@ fn process(devices: usize, streams: usize, pollers: usize, brings: Brings) {
     let directory = tempfile::tempdir().unwrap();
     let polls = Arc::new(AtomicU64::new(0));
     let bodies = Arc::new(Mutex::new(body(devices, 0)));
-    let port = discovery_service(bodies.clone(), polls.clone());
+    let tag = brings == Brings::NotModified;
+    let port = discovery_service(bodies.clone(), polls.clone(), tag);
     let mut handler = Handler::start(directory.path());
     let messages = Arc::new(AtomicU64::new(0));
     let count = || {
@@ -289,8 +295,8 @@ async fn agent(socket: std::path::PathBuf, details: String, messages: Arc<Atomic
     }
 }
 
-/// Answers every request with the body of the moment, on kept connections.
-fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>) -> u16 {
+/// Answers every request with the body of the moment, on kept connections; with a `tag`, those that know it with a 304.
+fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>, tag: bool) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -304,11 +310,19 @@ fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>) -> u16 {
                     stream.read_exact(&mut byte)?;
                     head.push(byte[0]);
                     if head.ends_with(b"\r\n\r\n") {
+                        let knows = head.windows(13).any(|part| part == b"if-none-match");
                         head.clear();
                         polls.fetch_add(1, Ordering::Relaxed);
+                        if tag && knows {
+                            stream
+                                .write_all(b"HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n")?;
+                            continue;
+                        }
                         let body = body.lock().unwrap().clone();
                         // At once: in pieces, they would wake the handler one by one.
-                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}", body.len());
+                        let tag = if tag { "ETag: \"1\"\r\n" } else { "" };
+                        let length = body.len();
+                        let head = format!("HTTP/1.1 200 OK\r\n{tag}Content-Length: {length}");
                         stream.write_all((head + "\r\n\r\n" + &body).as_bytes())?;
                     }
                 }

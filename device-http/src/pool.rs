@@ -19,7 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUTS: usize = 7;
 
 /// What connections have to have in common.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Way {
     /// Without headers.
     pub tls: Credentials,
@@ -72,25 +72,32 @@ pub(crate) struct Pools {
     trusts: bool,
     resolver: Resolver,
     open: Mutex<HashMap<Way, Weak<Pool>>>,
+    /// What most requests use, so that the system's authorities are read once.
+    _plain: Option<Arc<Pool>>,
 }
 
 impl Pools {
     /// Where the system has no authorities, and `own_authorities` says that there are no others, a warning says so.
     pub fn new(user_agent: &'static str, redirects: Redirects, own_authorities: bool) -> Self {
-        let system = || reqwest::Client::builder().no_proxy().build();
-        let trusts = own_authorities
-            || system()
-                .inspect_err(|error| {
-                    log::warn!("https cannot be used, http can: {}", cause(error));
-                })
-                .is_ok();
-        Self {
+        let mut pools = Self {
             user_agent,
             redirects,
-            trusts,
+            trusts: true,
             resolver: Resolver::default(),
             open: Mutex::default(),
+            _plain: None,
+        };
+        if !own_authorities {
+            let plain = pools.get(Way::default());
+            match plain.client(Duration::MAX / 4) {
+                Ok(_) => pools._plain = Some(plain),
+                Err(error) => {
+                    log::warn!("https cannot be used, http can: {}", cause(&error));
+                    pools.trusts = false;
+                }
+            }
         }
+        pools
     }
 
     /// The pool for this way; requests that go the same way share it.

@@ -44,7 +44,7 @@ securityContext:
   {{- end }}
 containers:
   - name: broker
-    {{- include "akri-http.image" (dict "root" .root "image" $image) | nindent 4 }}
+    {{- include "akri-http.image" (dict "root" .root "image" $image "whole" $broker.image) | nindent 4 }}
     {{- with $broker.command }}
     command: {{- toYaml . | nindent 6 }}
     {{- end }}

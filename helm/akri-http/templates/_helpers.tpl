@@ -27,9 +27,17 @@ app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* image and imagePullPolicy of a container. Takes `root` and `image`. */}}
+{{/* image and imagePullPolicy of a container. Takes `root`, `image`, and `whole`: whether its repository is never in `images.registry`. */}}
 {{- define "akri-http.image" -}}
-image: {{ printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) | quote }}
+{{- $images := .root.Values.images -}}
+{{- $repository := .image.repository -}}
+{{- if not (or .whole (contains "/" $repository)) -}}
+{{- if not $images.registry -}}
+{{- fail "images.registry: it is not set, and no public registry has this project's images. Build and push them (docs/install.md of the project, step 1), and set it to your registry, for example registry.example.com/me." -}}
+{{- end -}}
+{{- $repository = printf "%s/%s" $images.registry $repository -}}
+{{- end -}}
+image: {{ printf "%s:%s" $repository (.image.tag | default $images.tag | default .root.Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .image.pullPolicy | default "IfNotPresent" }}
 {{- end -}}
 

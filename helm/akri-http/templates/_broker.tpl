@@ -68,7 +68,7 @@ containers:
     {{- else if $grpc }}
     {{- include "akri-http.grpcProbes" . | nindent 4 }}
     {{- else if $admin }}
-    {{- include "akri-http.adminProbes" "admin" | nindent 4 }}
+    {{- include "akri-http.adminProbes" (dict "port" "admin" "probes" (include "akri-http.brokerProbes" . | fromYaml)) | trim | nindent 4 }}
     {{- end }}
     resources:
       {{- /* The Controller replaces PLACEHOLDER with the Instance's resource name. */}}
@@ -96,6 +96,13 @@ volumes: {{- toYaml . | nindent 2 }}
 {{/* A broker's admin port; 0 if it has none, which is the default of an image of one's own. Takes the broker. */}}
 {{- define "akri-http.brokerAdminPort" -}}
 {{- hasKey . "adminPort" | ternary (int .adminPort) (empty .image | ternary 8081 0) -}}
+{{- end -}}
+
+{{/* When the probes on a broker's admin port ask, and how often they may fail. */}}
+{{- define "akri-http.brokerProbes" -}}
+startupProbe: {periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 60}
+readinessProbe: {periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 30}
+livenessProbe: {periodSeconds: 20, timeoutSeconds: 5, failureThreshold: 6}
 {{- end -}}
 
 {{/* The port of a broker of kind `grpc`. */}}

@@ -4,6 +4,7 @@ with it and what to do.
 */}}
 {{- define "akri-http.rules" -}}
 {{- include "akri-http.rules.handler" . -}}
+{{- include "akri-http.rules.labels" . -}}
 {{- include "akri-http.rules.pullSecrets" . -}}
 {{- $seen := dict -}}
 {{- range $index, $configuration := .Values.configurations -}}
@@ -76,8 +77,25 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- $rolling := .updateStrategy.rollingUpdate | default dict -}}
 {{- $none := list "0" "0%" -}}
 {{- if not (has (toString ($rolling.maxSurge | default 0)) $none) -}}
+{{- if and .hostNetwork (or .adminPort .network.enabled) (ne .updateStrategy.type "OnDelete") -}}
+{{- fail "handler.hostNetwork: the new handler of an update cannot use the node's ports beside the old one; set handler.updateStrategy.rollingUpdate to maxSurge 0 and maxUnavailable 1, or turn adminPort and network off." -}}
+{{- end -}}
 {{- if not (has (toString ($rolling.maxUnavailable | default 0)) $none) -}}
 {{- fail (printf "handler.updateStrategy: Kubernetes allows maxSurge %v only with maxUnavailable 0, but maxUnavailable is %v; set it to 0." $rolling.maxSurge $rolling.maxUnavailable) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of the chart. Two of the same name make invalid YAML, or lose a Pod to its selector. */}}
+{{- define "akri-http.rules.labels" -}}
+{{- $with := dict "root" . "component" "" -}}
+{{- $own := keys (include "akri-http.labels" $with | fromYaml) -}}
+{{- $ofPods := keys (include "akri-http.selector" $with | fromYaml) -}}
+{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) -}}
+{{- range $key, $_ := index $rule 1 -}}
+{{- if has $key (index $rule 2) -}}
+{{- fail (printf "%s: the chart sets the label %s itself; choose another key." (index $rule 0) $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -25,10 +25,14 @@ IN_WORDS = {
     "configurations.broker.image",
     "configurations.broker.instanceService",
     "configurations.broker.job",
+    "configurations.broker.podSpec",
     "configurations.broker.ports",
     "configurations.discoveryDetails",
     "configurations.discoveryProperties",
     "global",
+    "grpcClient.podSpec",
+    "handler.extraContainers",
+    "handler.initContainers",
     "imagePullSecrets",
 }
 

@@ -83,7 +83,7 @@ REFUSED = [
     ("a name twice", {"configurations": [{"name": "a", "discoveryDetails": "http://a"}] * 2}, "configurations[1].name: another Configuration is already called \"a\""),
     ("a handler name in upper case", handler(name="HTTP"), "handler.name: \"HTTP\" is not allowed; use at most 63 lower-case letters, digits, '-', '.' and '_'"),
     ("a handler name with a slash", handler(name="a/b"), "The handler's socket gets this name"),
-    ("the walkthrough's pull secret", {"imagePullSecrets": [{"name": "crPullSecret"}]}, "\"crPullSecret\" cannot be the name of a Secret; use lower-case letters, digits, '-' and '.', for example \"crpullsecret\""),
+    ("the walkthrough's pull secret", {"imagePullSecrets": [{"name": "crPullSecret"}]}, "at '/imagePullSecrets/0/name': 'crPullSecret' does not match pattern '^[a-z0-9]"),
     ("a relative path", handler(hostPath="var/lib/akri"), "handler.hostPath: \"var/lib/akri\" is not an absolute path"),
     # Times.
     ("an interval without a unit", handler(pollInterval="10"), "handler.pollInterval: \"10\" is not a time from 100ms to 24h; write a whole number and a unit"),

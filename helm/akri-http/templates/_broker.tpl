@@ -1,5 +1,5 @@
 {{/*
-The broker's Pod spec. Akri's Controller completes it for each Instance. Takes `root` and `configuration`.
+The broker's Pod spec, before `podSpec` is merged over it. Akri's Controller completes it for each Instance. Takes `root` and `configuration`.
 Akri parses it with its own types, in which every quantity is a string.
 */}}
 {{- define "akri-http.brokerPodSpec" -}}
@@ -20,28 +20,17 @@ Akri parses it with its own types, in which every quantity is a string.
 {{- if $admin -}}
 {{- $ports = append $ports (dict "name" "admin" "containerPort" $admin "protocol" "TCP") -}}
 {{- end -}}
-automountServiceAccountToken: {{ $broker.automountServiceAccountToken | default false }}
-{{- with $broker.serviceAccountName }}
-serviceAccountName: {{ . | quote }}
-{{- end }}
+automountServiceAccountToken: false
 enableServiceLinks: false
 {{- if eq ($broker.workload | default "Pod") "Job" }}
 restartPolicy: {{ ($broker.job | default dict).restartPolicy | default "OnFailure" }}
 {{- end }}
-{{- if hasKey $broker "terminationGracePeriodSeconds" }}
-terminationGracePeriodSeconds: {{ int64 $broker.terminationGracePeriodSeconds }}
-{{- else }}
 terminationGracePeriodSeconds: 10
-{{- end }}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
-  {{- if $broker.podSecurityContext }}
-  {{- toYaml $broker.podSecurityContext | nindent 2 }}
-  {{- else }}
   {{- include "akri-http.restrictedPod" . | nindent 2 }}
-  {{- end }}
 containers:
   - name: broker
     {{- include "akri-http.image" (dict "root" .root "image" $image "whole" $broker.image) | nindent 4 }}
@@ -80,17 +69,7 @@ containers:
         {{- end }}
       {{- end }}
     securityContext:
-      {{- if $broker.securityContext }}
-      {{- toYaml $broker.securityContext | nindent 6 }}
-      {{- else }}
       {{- include "akri-http.restrictedContainer" . | nindent 6 }}
-      {{- end }}
-    {{- with $broker.volumeMounts }}
-    volumeMounts: {{- toYaml . | nindent 6 }}
-    {{- end }}
-{{- with $broker.volumes }}
-volumes: {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- end -}}
 
 {{/* A broker's admin port; 0 if it has none, which is the default of an image of one's own. Takes the broker. */}}

@@ -5,7 +5,6 @@ with it and what to do.
 {{- define "akri-http.rules" -}}
 {{- include "akri-http.rules.handler" . -}}
 {{- include "akri-http.rules.labels" . -}}
-{{- include "akri-http.rules.pullSecrets" . -}}
 {{- $seen := dict -}}
 {{- range $index, $configuration := .Values.configurations -}}
 {{- $at := printf "configurations[%d]" $index -}}
@@ -92,19 +91,11 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- $with := dict "root" . "component" "" -}}
 {{- $own := keys (include "akri-http.labels" $with | fromYaml) -}}
 {{- $ofPods := keys (include "akri-http.selector" $with | fromYaml) -}}
-{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) -}}
+{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) (list "grpcClient.podLabels" .Values.grpcClient.podLabels $ofPods) -}}
 {{- range $key, $_ := index $rule 1 -}}
 {{- if has $key (index $rule 2) -}}
 {{- fail (printf "%s: the chart sets the label %s itself; choose another key." (index $rule 0) $key) -}}
 {{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{- define "akri-http.rules.pullSecrets" -}}
-{{- range .Values.imagePullSecrets -}}
-{{- if not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" .name) -}}
-{{- fail (printf "imagePullSecrets: %q cannot be the name of a Secret; use lower-case letters, digits, '-' and '.', for example %q." .name (lower .name)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -171,6 +162,7 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 
 {{- define "akri-http.rules.broker" -}}
 {{- $broker := .configuration.broker | default dict -}}
+{{- include "akri-http.rules.podSpec" . -}}
 {{- $grpc := eq ($broker.kind | default "standalone") "grpc" -}}
 {{- range $key := list "instanceService" "configurationService" -}}
 {{- $service := get $broker $key -}}
@@ -205,6 +197,32 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- end -}}
 {{- else if $broker.job -}}
 {{- fail (printf "%s.broker.job: this broker is a Pod; set workload to Job, or remove job." .at) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a broker's podSpec must not say, and the keys of 0.1.0 that it has replaced. */}}
+{{- define "akri-http.rules.podSpec" -}}
+{{- $broker := .configuration.broker | default dict -}}
+{{- $gone := dict "podSecurityContext" "podSpec.securityContext" -}}
+{{- range list "automountServiceAccountToken" "serviceAccountName" "terminationGracePeriodSeconds" "volumes" -}}
+{{- $_ := set $gone . (printf "podSpec.%s" .) -}}
+{{- end -}}
+{{- range list "securityContext" "volumeMounts" -}}
+{{- $_ := set $gone . (printf "podSpec.containers: [{name: broker, %s: ...}]" .) -}}
+{{- end -}}
+{{- range $key, $instead := $gone -}}
+{{- if hasKey $broker $key -}}
+{{- fail (printf "%s.broker.%s: there is no such key any more; write %s instead." $.at $key $instead) -}}
+{{- end -}}
+{{- end -}}
+{{- with $broker.podSpec -}}
+{{- if eq ($broker.workload | default "Pod") "Job" -}}
+{{- if .restartPolicy -}}
+{{- fail (printf "%s.broker.podSpec.restartPolicy: set broker.job.restartPolicy instead." $.at) -}}
+{{- end -}}
+{{- else if dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "" (.affinity | default dict) -}}
+{{- fail (printf "%s.broker.podSpec.affinity: Akri adds the device's node as one more of the terms of requiredDuringSchedulingIgnoredDuringExecution, and Kubernetes asks for only one of them, so the broker could run on another node; use podSpec.nodeSelector." $.at) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

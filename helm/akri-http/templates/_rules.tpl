@@ -1,6 +1,7 @@
 {{/*
-Rules that values.schema.json cannot express, or cannot explain. The error of each rule names the value, says what is wrong
-with it and what to do.
+Rules that values.schema.json cannot express, or cannot explain: its error for a name of a property says neither where it is nor
+what is wrong, and for a pattern repeats the value, which may be a secret. The error of each rule names the value, says what is
+wrong with it and what to do.
 */}}
 {{- define "akri-http.rules" -}}
 {{- include "akri-http.rules.handler" . -}}
@@ -23,17 +24,15 @@ with it and what to do.
 {{- end -}}
 
 {{/*
-A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time`, `most`, and `limit`, the text for `most`.
+A time, of which the schema knows only the form, from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time`,
+`most`, and `limit`, the text for `most`.
 */}}
 {{- define "akri-http.rules.time" -}}
-{{- $unit := regexFind "[a-z]+$" .time -}}
-{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit | default 0 -}}
-{{- $number := regexFind "^[0-9]{1,9}" .time -}}
-{{- $amount := mul (int64 $number) (int64 $factor) -}}
+{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) (regexFind "[a-z]+$" .time) -}}
+{{- $amount := mul (regexFind "^[0-9]+" .time | atoi) $factor -}}
 {{- $least := .least | default "100ms" -}}
-{{- $short := lt $amount (get (dict "0s" 0 "100ms" 100 "1s" 1000) $least) -}}
-{{- if or (ne .time (printf "%s%s" $number $unit)) (not $factor) $short (gt $amount (int64 .most)) -}}
-{{- fail (printf "%s: %q is not a time from %s to %s; write a whole number and a unit (ms, s, m or h), for example 10s." .at .time $least .limit) -}}
+{{- if or (lt $amount (get (dict "0s" 0 "100ms" 100 "1s" 1000) $least | int64)) (gt $amount (int64 .most)) -}}
+{{- fail (printf "%s: %q is not a time from %s to %s." .at .time $least .limit) -}}
 {{- end -}}
 {{- end -}}
 
@@ -51,22 +50,13 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 
 {{- define "akri-http.rules.handler" -}}
 {{- with .Values.handler -}}
-{{- if or (not (regexMatch "^[a-z0-9][a-z0-9._-]{0,62}$" .name)) (eq .name "agent-registration") -}}
-{{- fail (printf "handler.name: %q is not allowed; use at most 63 lower-case letters, digits, '-', '.' and '_', beginning with a letter or a digit. The handler's socket gets this name, so it must not be agent-registration, the name of the Agent's socket." .name) -}}
-{{- end -}}
-{{- if not (regexMatch "^/." .hostPath) -}}
-{{- fail (printf "handler.hostPath: %q is not an absolute path; use the directory of the Agent's sockets, for example /var/lib/akri." .hostPath) -}}
+{{- if eq .name "agent-registration" -}}
+{{- fail "handler.name: the handler's socket gets this name, so it must not be agent-registration, the name of the Agent's socket." -}}
 {{- end -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollInterval" "time" .pollInterval "most" 86400000 "limit" "24h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollTimeout" "time" .pollTimeout "most" 600000 "limit" "10m") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.state.maxAge" "time" .state.maxAge "least" "1s" "most" 31536000000 "limit" "8760h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.grace" "time" .grace "least" "0s" "most" 86400000 "limit" "24h") -}}
-{{- if or (lt (int64 .maxBodyBytes) 1024) (gt (int64 .maxBodyBytes) 1073741824) -}}
-{{- fail (printf "handler.maxBodyBytes: %d is out of range; use 1024 to 1073741824." (int64 .maxBodyBytes)) -}}
-{{- end -}}
-{{- if not (regexMatch "^(/.|$)" .state.hostPath) -}}
-{{- fail (printf "handler.state.hostPath: %q is not an absolute path; use a directory of the node, for example /var/lib/akri-http, or an empty text for none." .state.hostPath) -}}
-{{- end -}}
 {{- if .adminPort -}}
 {{- include "akri-http.rules.admin" (dict "at" "handler" "port" .adminPort "env" .env "taken" (.network.enabled | ternary (list 10000) list)) -}}
 {{- end -}}
@@ -100,17 +90,15 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- end -}}
 {{- end -}}
 
-{{/* Akri's longest names are NAME-HASH-svc, with a HASH of 6 characters, and NAME-HASH-GENERATION-job. The limit is 63. */}}
+{{/*
+Akri's longest names are NAME-HASH-svc, with a HASH of 6 characters, and NAME-HASH-GENERATION-job. The limit is 63. The schema
+knows what is true of every name.
+*/}}
 {{- define "akri-http.rules.name" -}}
 {{- $broker := .configuration.broker | default dict -}}
-{{- $job := eq ($broker.workload | default "Pod") "Job" -}}
-{{- $most := $job | ternary 49 52 -}}
 {{- $name := .configuration.name -}}
-{{- if gt (len $name) $most -}}
-{{- fail (printf "%s.name: %q has %d characters; use at most %d%s, because Akri appends to the name." .at $name (len $name) $most ($job | ternary " with a Job" "")) -}}
-{{- end -}}
-{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $name) -}}
-{{- fail (printf "%s.name: %q is not allowed; use lower-case letters, digits and '-', beginning and ending with a letter or a digit." .at $name) -}}
+{{- if and (eq ($broker.workload | default "Pod") "Job") (gt (len $name) 49) -}}
+{{- fail (printf "%s.name: %q has %d characters; use at most 49 with a Job, because Akri appends to the name." .at $name (len $name)) -}}
 {{- end -}}
 {{- $instance := include "akri-http.brokerService" (dict "broker" $broker "service" "instanceService") -}}
 {{- $all := include "akri-http.brokerService" (dict "broker" $broker "service" "configurationService") -}}
@@ -143,14 +131,8 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- define "akri-http.rules.properties" -}}
 {{- range $index, $property := .configuration.discoveryProperties -}}
 {{- $at := printf "%s.discoveryProperties[%d]" $.at $index -}}
-{{- if not (regexMatch "^[_A-Za-z][_A-Za-z0-9]*$" .name) -}}
-{{- fail (printf "%s.name: %q is not allowed; use letters, digits and '_', and do not begin with a digit." $at .name) -}}
-{{- end -}}
 {{- if eq (hasKey . "value") (hasKey . "valueFrom") -}}
 {{- fail (printf "%s: %q must have either a value or a valueFrom." $at .name) -}}
-{{- end -}}
-{{- if and (hasKey . "valueFrom") (ne (len .valueFrom) 1) -}}
-{{- fail (printf "%s.valueFrom: %q must have either a secretKeyRef or a configMapKeyRef." $at .name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $_ := .configuration.brokerProperties -}}

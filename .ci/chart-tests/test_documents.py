@@ -10,6 +10,7 @@ import yaml
 from chart import CHART, LOWEST_KUBERNETES, REGISTRY, ROOT, VALUES, grpc, helm, only, template
 from manifests import FOLDER, MANIFESTS, render
 from schemas import AKRI, pod_spec, validate
+from values_table import README, keys, readme, rows
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES_TEXT = (CHART / "values.yaml").read_text()
@@ -164,6 +165,17 @@ def test_the_probes_ask_for_the_service_that_the_broker_serves():
     (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"]["service"] == f"{package}.{service}"
+
+
+def test_the_table_in_the_readme_is_what_the_values_say():
+    assert README.read_text() == readme(), "run .ci/chart --update"
+
+
+def test_the_table_has_a_default_for_every_value():
+    paths = {path for path, value, _ in rows(VALUES_TEXT) if value}
+    every = {path for path, _ in keys(VALUES_TEXT)}
+    leaves = {path for path in every if not any(other[: len(path)] == path and other != path for other in every)}
+    assert {leaf for leaf in leaves if not any(leaf[:length] in paths for length in range(1, len(leaf) + 1))} == set()
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

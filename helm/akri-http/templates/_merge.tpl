@@ -14,8 +14,10 @@ it is, with its order and its comments. Takes `base` and `patch`.
 
 {{/* Merges `patch` into the map `into`. Renders nothing. A null removes a key; maps are merged; so are the lists below. */}}
 {{- define "akri-http.merge" -}}
-{{- $identities := dict "containers" "name" "initContainers" "name" "env" "name" "volumes" "name" "imagePullSecrets" "name" -}}
-{{- $identities = merge $identities (dict "volumeMounts" "mountPath" "ports" "containerPort") -}}
+{{- $identities := dict "volumeMounts" "mountPath" "ports" "containerPort" -}}
+{{- range list "containers" "initContainers" "env" "volumes" "imagePullSecrets" -}}
+{{- $_ := set $identities . "name" -}}
+{{- end -}}
 {{- range $key, $value := .patch -}}
 {{- $old := get $.into $key -}}
 {{- if kindIs "invalid" $value -}}
@@ -25,8 +27,9 @@ it is, with its order and its comments. Takes `base` and `patch`.
 {{- include "akri-http.merge" (dict "into" $new "patch" $value) -}}
 {{- $_ := set $.into $key $new -}}
 {{- else if and (kindIs "slice" $value) (hasKey $identities $key) -}}
-{{- $list := dict "items" (kindIs "slice" $old | ternary $old list) "patch" $value "identity" (get $identities $key) -}}
-{{- include "akri-http.mergeList" (merge $list (dict "deep" (has $key (list "containers" "initContainers")))) -}}
+{{- $deep := has $key (list "containers" "initContainers") -}}
+{{- $list := dict "items" (kindIs "slice" $old | ternary $old list) "patch" $value "identity" (get $identities $key) "deep" $deep -}}
+{{- include "akri-http.mergeList" $list -}}
 {{- $_ := set $.into $key $list.items -}}
 {{- else -}}
 {{- $_ := set $.into $key $value -}}

@@ -61,15 +61,12 @@ ports:
   {{- end }}
 {{- end }}
 {{- if .adminPort }}
-{{ include "akri-http.adminProbes" $admin }}
+{{- include "akri-http.adminProbes" (dict "port" $admin "probes" .) }}
 {{- end }}
 resources:
   {{- toYaml .resources | nindent 2 }}
 securityContext:
-  # Only root can connect to the Agent's socket. Uid 0 needs no capability for that.
-  runAsUser: 0
-  runAsGroup: 0
-  {{- include "akri-http.restrictedContainer" . | nindent 2 }}
+  {{- include "akri-http.merged" (dict "base" (include "akri-http.handlerSecurityContext" .) "patch" .securityContext) | nindent 2 }}
 volumeMounts:
   # The Agent mounts the directory at the same path. The handler registers its socket by this path.
   - name: discovery-handlers
@@ -82,5 +79,19 @@ volumeMounts:
   {{- with .volumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "akri-http.handlerSecurityContext" -}}
+# Only root can connect to the Agent's socket. Uid 0 needs no capability for that.
+runAsUser: 0
+runAsGroup: 0
+{{ include "akri-http.restrictedContainer" . }}
+{{- end -}}
+
+{{/* The name of the handler's ServiceAccount. Empty: the namespace's default one. Takes the root. */}}
+{{- define "akri-http.handlerServiceAccount" -}}
+{{- with .Values.handler.serviceAccount -}}
+{{- .name | default (.create | ternary (include "akri-http.handlerName" $) "") -}}
 {{- end -}}
 {{- end -}}

@@ -144,6 +144,14 @@ impl Http {
     }
 }
 
+/// An id, or an endpoint, safe to log. One without a scheme has no place for a secret.
+fn shown_id(id: &str) -> Cow<'_, str> {
+    match id.contains("://") {
+        true => Cow::Owned(shown(id)),
+        false => Cow::Borrowed(id),
+    }
+}
+
 /// The devices of a reply.
 fn devices(request: &Request, fetched: &Fetched) -> anyhow::Result<Devices> {
     if fetched.head.status == StatusCode::NO_CONTENT {
@@ -151,7 +159,7 @@ fn devices(request: &Request, fetched: &Fetched) -> anyhow::Result<Devices> {
     }
     let options = &request.details.options;
     (options.format).check_content_type(&fetched.head.content_type)?;
-    Ok(formats::read(&fetched.body, options)?)
+    formats::read(&fetched.body, options)
 }
 
 #[async_trait]
@@ -186,6 +194,6 @@ impl DiscoveryHandler for Http {
     }
 
     fn shown<'a>(&self, id: &'a str) -> Cow<'a, str> {
-        Cow::Owned(shown(id))
+        shown_id(id)
     }
 }

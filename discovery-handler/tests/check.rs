@@ -8,7 +8,11 @@
 
 mod support;
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
 
 use akri_http_discovery_handler::{Check, check as check_here};
 use akri_http_stub_agent::instance_hash;
@@ -22,9 +26,17 @@ struct Ended {
 }
 
 async fn check(arguments: &[&str]) -> Ended {
+    check_with_input(arguments, "").await
+}
+
+async fn check_with_input(arguments: &[&str], input: &str) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_discovery-handler"));
     command.env_clear().arg("check").args(arguments);
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let piped = (command.stdin(Stdio::piped()).stdout(Stdio::piped())).stderr(Stdio::piped());
+    let mut process = piped.spawn().unwrap();
+    // Who does not read it ends without it.
+    let _ = process.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap());
     let output = soon(output).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ended {
@@ -112,11 +124,7 @@ async fn the_status_says_whether_the_source_or_the_details_are_wrong() {
             "--property is not NAME=VALUE",
         ),
         (&["-f", "/nowhere"], 2, "reading /nowhere: No such file"),
-        (
-            &["-f", "/dev/zero"],
-            2,
-            "/dev/zero is not a file of at most",
-        ),
+        (&["-f", "/dev/zero"], 2, "/dev/zero is not a file"),
         (
             &[&*url, "--properties-dir", "/nowhere"],
             2,
@@ -135,6 +143,28 @@ async fn the_status_says_whether_the_source_or_the_details_are_wrong() {
     }
     let ended = check(&[]).await;
     assert_eq!(ended.status, 2, "clap says what is missing");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let spec = "metadata: {name: lab}\nspec: {discoveryHandler: {name: onvif}}";
+    for (kind, why) in [
+        ("Instance", "kind is Instance, not Configuration"),
+        (
+            "Configuration",
+            "the Configuration asks for the handler onvif",
+        ),
+    ] {
+        fs::write(path, format!("kind: {kind}\n{spec}")).unwrap();
+        let ended = check(&["-f", path]).await;
+        assert_eq!(ended.status, 2, "{}", ended.stderr);
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    }
+    fs::write(path, "x".repeat(1024 * 1024 + 1)).unwrap();
+    let ended = check(&["-f", path]).await;
+    assert!(
+        ended.stderr.contains("is longer than 1048576 bytes"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]
@@ -289,4 +319,40 @@ async fn a_cluster_that_cannot_be_asked_is_one_sentence() {
         "{}",
         ended.stderr
     );
+}
+
+#[tokio::test]
+async fn a_configuration_comes_by_a_pipe_too_and_may_lack_what_is_optional() {
+    let service = Service::start(list(&["http://me:hunter2@a:80/x?key=hunter2"])).await;
+    let manifest = format!(
+        "kind: Configuration\nmetadata: {{name: lab}}\nspec:\n  discoveryHandler:\n    name: http\n    discoveryDetails: {}\n    \
+         discoveryProperties:\n    - name: SITE\n      valueFrom: {{configMapKeyRef: {{name: site, key: site, optional: true}}}}\n",
+        service.url()
+    );
+    let ended = check_with_input(&["-f", "-", "--shared", "false"], &manifest).await;
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let lines: Vec<_> = ended.stdout.lines().collect();
+    assert!(lines[0].starts_with("1 device after "), "{}", lines[0]);
+    // It may be the log of a Pod.
+    assert_eq!(lines[2], "one for each node  http://a:80/x");
+    assert_eq!(lines[4], "    AKRI_HTTP_DEVICE_ENDPOINT=http://a:80/x");
+    assert!(!ended.stdout.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn with_watch_a_source_that_fails_for_one_reason_is_told_once() {
+    let service = Service::start(raw("500 Oops\r\nContent-Length: 0", "")).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_discovery-handler"));
+    command.args(["check", "--watch", &service.details()]);
+    let piped = (command.env_clear().stdout(Stdio::piped())).stderr(Stdio::piped());
+    let mut process = piped.spawn().unwrap();
+    service.polled(4).await;
+    service.now(list(&["a:1"]));
+    service.polled(2).await;
+    process.kill().unwrap();
+    let output = process.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.matches("answered 500").count(), 1, "{stderr}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(stdout.matches("1 device after").count(), 1, "{stdout}");
 }

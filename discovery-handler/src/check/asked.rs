@@ -1,9 +1,14 @@
 //! What is asked for: details, properties and a name, from the arguments and from files.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
 
+use akri_daemon::one_line;
 use akri_discovery::Properties;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
 use super::Check;
@@ -14,6 +19,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// What of a Configuration counts here.
 #[derive(Deserialize)]
 struct Manifest {
+    kind: String,
     metadata: Metadata,
     spec: Spec,
 }
@@ -32,6 +38,7 @@ struct Spec {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Handler {
+    name: String,
     #[serde(default)]
     discovery_details: String,
     #[serde(default)]
@@ -39,9 +46,53 @@ struct Handler {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Property {
     name: String,
     value: Option<String>,
+    value_from: Option<ValueFrom>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ValueFrom {
+    #[serde(alias = "configMapKeyRef")]
+    secret_key_ref: Key,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    #[serde(default)]
+    optional: bool,
+}
+
+impl Manifest {
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        let text = match file.to_str() {
+            Some("-") => bounded(io::stdin().lock(), "the standard input")?,
+            _ => read_file(file)?,
+        };
+        let text = text_of(text, file)?;
+        let manifest: Self = serde_saphyr::from_str(&text).map_err(|error| {
+            let (file, place) = (file.display(), place(&error));
+            anyhow::anyhow!("{file}: not the manifest of one Configuration{place}")
+        })?;
+        ensure!(
+            manifest.kind == "Configuration",
+            "{}: kind is {}, not Configuration",
+            file.display(),
+            one_line(&manifest.kind)
+        );
+        Ok(manifest)
+    }
+}
+
+impl Property {
+    /// Whether the Agent asks for nothing without it.
+    fn is_needed(&self) -> bool {
+        let from = self.value_from.as_ref();
+        !from.is_some_and(|from| from.secret_key_ref.optional)
+    }
 }
 
 /// What the Agent would ask for.
@@ -52,7 +103,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    pub fn of(check: &Check) -> anyhow::Result<Self> {
+    /// For the handler of this name.
+    pub fn of(check: &Check, handler_name: &str) -> anyhow::Result<Self> {
         let mut asked = Self {
             name: "akri-http".into(),
             details: check.details.clone().unwrap_or_default(),
@@ -60,25 +112,28 @@ impl Asked {
         };
         let mut missing = Vec::new();
         if let Some(file) = &check.file {
-            let text = read_text(file)?;
-            let manifest: Manifest = serde_saphyr::from_str(&text).map_err(|error| {
-                anyhow::anyhow!(
-                    "{}: not the manifest of one Configuration{}",
-                    file.display(),
-                    place(&error)
-                )
-            })?;
-            asked.name = manifest.metadata.name;
-            let handler = manifest.spec.discovery_handler;
+            let Manifest { metadata, spec, .. } = Manifest::read(file)?;
+            asked.name = metadata.name;
+            let handler = spec.discovery_handler;
+            ensure!(
+                handler.name == handler_name,
+                "the Configuration asks for the handler {}, and this one is {handler_name}",
+                one_line(&handler.name)
+            );
             asked.details = handler.discovery_details;
-            for Property { name, value } in handler.discovery_properties {
-                match value {
-                    Some(value) => drop(asked.properties.insert(name, value.into_bytes())),
-                    None => missing.push(name),
+            for property in handler.discovery_properties {
+                let is_needed = property.is_needed();
+                match property.value {
+                    Some(value) => {
+                        asked.properties.insert(property.name, value.into_bytes());
+                    }
+                    None if is_needed => missing.push(property.name),
+                    None => {}
                 }
             }
         } else if Path::new(&asked.details).is_file() {
-            asked.details = read_text(Path::new(&asked.details))?;
+            let file = Path::new(&asked.details);
+            asked.details = text_of(read_file(file)?, file)?;
         }
         asked.name = check.name.clone().unwrap_or(asked.name);
         asked.add_directory(check.properties_dir.as_deref())?;
@@ -116,19 +171,25 @@ impl Asked {
 
 fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     let context = || format!("reading {}", path.display());
-    let metadata = fs::metadata(path).with_context(context)?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE {
-        bail!(
-            "{} is not a file of at most {MAX_FILE} bytes",
-            path.display()
-        );
-    }
-    fs::read(path).with_context(context)
+    // Opening a pipe would wait for its writer.
+    let is_file = fs::metadata(path).with_context(context)?.is_file();
+    ensure!(is_file, "{} is not a file", path.display());
+    let file = File::open(path).with_context(context)?;
+    bounded(file, &path.display().to_string())
 }
 
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    let text = String::from_utf8(read_file(path)?);
-    text.with_context(|| format!("{} is not UTF-8 text", path.display()))
+fn bounded(reader: impl Read, name: &str) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = reader.take(MAX_FILE + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("reading {name}"))?;
+    let is_short = bytes.len() as u64 <= MAX_FILE;
+    ensure!(is_short, "{name} is longer than {MAX_FILE} bytes");
+    Ok(bytes)
+}
+
+fn text_of(bytes: Vec<u8>, file: &Path) -> anyhow::Result<String> {
+    let text = String::from_utf8(bytes);
+    text.with_context(|| format!("{} is not UTF-8 text", file.display()))
 }
 
 fn place(error: &serde_saphyr::Error) -> String {

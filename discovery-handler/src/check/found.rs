@@ -1,9 +1,10 @@
 //! What is printed of a poll.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
-    io::{self, StdoutLock, Write},
+    io::{self, ErrorKind, Write},
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::Output;
-use crate::fetch::Head;
+use crate::{fetch::Head, formats::ENDPOINT, shown_id};
 
 /// A poll that brought a list.
 pub struct Polled {
@@ -89,40 +90,44 @@ impl Found {
         }
     }
 
+    /// Where nobody reads any more, as with `| head`, that is no error.
     pub fn print(&self, output: Output) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        match output {
-            Output::Json => {
-                serde_json::to_writer(&mut out, self)?;
-                writeln!(out)?;
-            }
-            Output::Text => self.print_text(&mut out)?,
+        let text = match output {
+            Output::Json => serde_json::to_string(self)? + "\n",
+            Output::Text => self.to_string(),
+        };
+        match io::stdout().lock().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
         }
-        Ok(())
     }
+}
 
-    fn print_text(&self, out: &mut StdoutLock<'_>) -> io::Result<()> {
-        let took = self.poll_seconds * 1e3;
-        let (count, bytes, most) = (
-            self.devices.len(),
-            self.message_bytes,
-            self.max_message_bytes,
-        );
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, took) = (self.devices.len(), self.poll_seconds * 1e3);
+        let s = if count == 1 { "" } else { "s" };
+        let (bytes, most) = (self.message_bytes, self.max_message_bytes);
         writeln!(
-            out,
-            "{count} devices after {took:.0} ms; the Agent gets {bytes} of at most {most} bytes"
+            f,
+            "{count} device{s} after {took:.0} ms; the Agent gets {bytes} of at most {most} bytes"
         )?;
-        writeln!(out, "{}", self.reply)?;
+        writeln!(f, "{}", self.reply)?;
         for device in &self.devices {
             let instance = device.instance.as_deref().unwrap_or("one for each node");
-            writeln!(out, "{instance}  {}", device.id.escape_debug())?;
+            writeln!(f, "{instance}  {}", shown_id(&device.id))?;
             for (name, value) in &device.properties {
-                writeln!(out, "    {name}={}", value.escape_debug())?;
+                let value = match name.as_str() {
+                    ENDPOINT => shown_id(value),
+                    _ => Cow::Owned(value.escape_debug().to_string()),
+                };
+                writeln!(f, "    {name}={value}")?;
             }
         }
         for [one, other] in &self.collisions {
+            let (one, other) = (shown_id(one), shown_id(other));
             writeln!(
-                out,
+                f,
                 "{one} and {other} have the same Instance: Akri shows only one of them"
             )?;
         }

@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, fs, path::PathBuf, time::Duration};
 
-use akri_daemon::one_line;
 use akri_device_http::{
     Client, CredentialFiles, HttpError, Redirects, StatusCode, Url,
     header::{ACCEPT, HeaderMap, HeaderValue},
@@ -13,7 +12,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::found::FoundDevice;
-use crate::USER_AGENT;
+use crate::{USER_AGENT, shown_id};
 
 /// Instances in one reply, and the bytes that it may have.
 const PAGE: &str = "500";
@@ -194,7 +193,7 @@ fn missing(name: &str, devices: &[FoundDevice], names: &HashSet<String>) -> Opti
     let first = devices.iter().find(without)?;
     Some(format!(
         "{missing} of {count} devices have no Instance, such as {}, whose Instance would be {}",
-        one_line(&first.id),
+        shown_id(&first.id),
         first.instance.as_deref().unwrap_or_default()
     ))
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use akri_daemon::{BadSetting, parse_duration};
+use akri_device_http::HttpError;
 use akri_discovery::{DiscoveryHandler, Preview, Request as _};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -29,7 +30,7 @@ pub struct Check {
     #[arg(required_unless_present = "file")]
     pub details: Option<String>,
 
-    /// Manifest of a Configuration, to take its name, details and properties from
+    /// Manifest of a Configuration, to take its name, details and properties from; - for the standard input
     #[arg(short, long, value_name = "FILE", conflicts_with = "details")]
     pub file: Option<PathBuf>,
 
@@ -80,7 +81,7 @@ pub async fn check(
     check: Check,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let asked = Asked::of(&check).map_err(bad)?;
+    let asked = Asked::of(&check, &config.handler.discovery_handler_name).map_err(bad)?;
     let cluster = match check.instances_within {
         Some(within) => Some((Cluster::of(&check.service_account).map_err(bad)?, within)),
         None => None,
@@ -91,17 +92,24 @@ pub async fn check(
         .request(&asked.details, &asked.properties)
         .map_err(bad)?;
     let polling = async {
-        let mut last = None;
+        let (mut last, mut last_error) = (None, None);
         loop {
             match poll(&http, &request).await {
                 Ok(polled) => {
                     let found = Found::new(&asked.name, shared, polled);
-                    if last.as_ref() != Some(&found.devices) {
+                    if last.as_ref() != Some(&found.devices) || last_error.is_some() {
                         found.print(check.output)?;
                         last = Some(found.devices);
                     }
+                    last_error = None;
                 }
-                Err(error) if check.watch => log::warn!("{request}: {error:#}"),
+                Err(error) if check.watch => {
+                    let error = format!("{error:#}");
+                    if last_error.as_ref() != Some(&error) {
+                        log::warn!("{request}: {error}");
+                        last_error = Some(error);
+                    }
+                }
                 Err(error) => return Err(error),
             }
             if !check.watch {
@@ -133,7 +141,7 @@ async fn poll(http: &Http, request: &Request) -> anyhow::Result<Polled> {
     let started = Instant::now();
     let within = request.timeout();
     let fetched = timeout(within, http.fetch(request, None)).await;
-    let fetched = fetched.with_context(|| format!("no complete reply within {within:?}"))??;
+    let fetched = fetched.map_err(|_| HttpError::TimedOut(within))??;
     let fetched =
         fetched.context("the reply says that nothing has changed, although nothing was known")?;
     let took = started.elapsed();

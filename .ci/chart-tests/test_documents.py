@@ -135,6 +135,12 @@ def test_the_handlers_settings_and_their_defaults_are_those_of_the_handler():
     assert charts == handlers | {"ADMIN_ADDRESS": ":8081", "STATE_DIRECTORY": "/var/lib/akri-http", "RUST_LOG": "info"}
 
 
+def test_the_details_have_the_keys_that_the_handler_reads():
+    mapping = re.search(r"^struct Mapping \{\n(.*?)^\}", (ROOT / "discovery-handler/src/details.rs").read_text(), re.M | re.S)[1]
+    keys = {re.sub(r"_(\w)", lambda m: m[1].upper(), name) for name in re.findall(r"^    (\w+):", mapping, re.M)}
+    assert keys == set(SCHEMA["properties"]["configurations"]["items"]["properties"]["discoveryDetails"]["properties"])
+
+
 def test_the_grpc_port_and_settings_are_those_of_the_broker_and_the_client():
     broker, client = settings("broker/src/grpc/settings.rs"), settings("broker/src/client/settings.rs")
     assert broker.keys() == {"GRPC_ENDPOINT", "MIN_INTERVAL", "MAX_READS"}

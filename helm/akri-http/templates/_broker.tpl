@@ -13,6 +13,7 @@ Akri parses it with its own types, in which every quantity is a string.
 {{- end -}}
 {{- $resources := $broker.resources | default $usual -}}
 {{- $admin := include "akri-http.brokerAdminPort" $broker | int -}}
+{{- $credentials := $broker.credentials | default dict -}}
 {{- $ports := $broker.ports | default list -}}
 {{- if and $grpc (not $ports) -}}
 {{- $ports = list (dict "name" "grpc" "containerPort" (include "akri-http.grpcPort" . | int) "protocol" "TCP") -}}
@@ -51,11 +52,14 @@ containers:
     {{- with $broker.args }}
     args: {{- toYaml . | nindent 6 }}
     {{- end }}
-    {{- if or $admin $broker.env }}
+    {{- if or $admin $credentials.keys $broker.env }}
     env:
       {{- if $admin }}
       - name: ADMIN_ADDRESS
         value: ":{{ $admin }}"
+      {{- end }}
+      {{- if $credentials.keys }}
+      {{- include "akri-http.credentialsEnv" $credentials | trim | nindent 6 }}
       {{- end }}
       {{- with $broker.env }}
       {{- toYaml . | nindent 6 }}
@@ -85,11 +89,23 @@ containers:
       {{- else }}
       {{- include "akri-http.restrictedContainer" . | nindent 6 }}
       {{- end }}
-    {{- with $broker.volumeMounts }}
-    volumeMounts: {{- toYaml . | nindent 6 }}
+    {{- if or $credentials.keys $broker.volumeMounts }}
+    volumeMounts:
+      {{- if $credentials.keys }}
+      {{- include "akri-http.credentialsMount" . | nindent 6 }}
+      {{- end }}
+      {{- with $broker.volumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
     {{- end }}
-{{- with $broker.volumes }}
-volumes: {{- toYaml . | nindent 2 }}
+{{- if or $credentials.keys $broker.volumes }}
+volumes:
+  {{- if $credentials.keys }}
+  {{- include "akri-http.credentialsVolume" $credentials | nindent 2 }}
+  {{- end }}
+  {{- with $broker.volumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 {{- end -}}
 

@@ -73,6 +73,7 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- if and .standby .network.enabled -}}
 {{- fail "handler.standby: it needs handler.network.enabled=false, because two containers of a Pod cannot both use port 10000; turn one of them off." -}}
 {{- end -}}
+{{- include "akri-http.rules.credentials" (dict "at" "handler" "credentials" .credentials "env" .env) -}}
 {{- $rolling := .updateStrategy.rollingUpdate | default dict -}}
 {{- $none := list "0" "0%" -}}
 {{- if not (has (toString ($rolling.maxSurge | default 0)) $none) -}}
@@ -167,6 +168,7 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- include "akri-http.rules.credentials" (dict "at" (printf "%s.broker" .at) "credentials" $broker.credentials "env" $broker.env) -}}
 {{- $port := include "akri-http.brokerAdminPort" $broker | int -}}
 {{- if $port -}}
 {{- $taken := $grpc | ternary (list (include "akri-http.grpcPort" . | int)) list -}}

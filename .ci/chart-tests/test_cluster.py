@@ -84,8 +84,7 @@ def test_the_notes_say_that_nobody_answers_at_the_default_address(tmp_path):
 def test_the_notes_name_the_images_whose_registry_is_still_the_placeholder(tmp_path):
     said = "the placeholder registry.example.com: "
     assert f"{said}discoveryHandler, grpcBroker, grpcClient, mockDevice, standaloneBroker.\n" in notes(tmp_path)
-    ours = [name for name in VALUES["images"] if name != "curl"]
-    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in ours}}
+    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in VALUES["images"]}}
     assert "registry" not in notes(tmp_path, values=own)
 
 

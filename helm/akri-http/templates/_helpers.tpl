@@ -78,15 +78,15 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
+{{/* A Configuration's discoveryDetails as text. Takes the Configuration. */}}
+{{- define "akri-http.discoveryDetails" -}}
+{{- kindIs "map" .discoveryDetails | ternary (toYaml .discoveryDetails) .discoveryDetails -}}
+{{- end -}}
+
 {{/* A Configuration's spec.discoveryHandler. Takes `root` and `configuration`. */}}
 {{- define "akri-http.discoveryHandler" -}}
-{{- $details := .configuration.discoveryDetails -}}
 name: {{ .root.Values.handler.name | quote }}
-{{- if kindIs "map" $details }}
-discoveryDetails: {{ toYaml $details | quote }}
-{{- else }}
-discoveryDetails: {{ $details | quote }}
-{{- end }}
+discoveryDetails: {{ include "akri-http.discoveryDetails" .configuration | quote }}
 {{- with .configuration.discoveryProperties }}
 discoveryProperties:
   {{- range . }}

@@ -120,6 +120,7 @@ REFUSED = [
     ("a gRPC client with another endpoint", client(env=[{"name": "GRPC_ENDPOINT", "value": "a:1"}]), "grpcClient.env: the chart sets GRPC_ENDPOINT itself"),
     ("settings of a Job for a Pod", configuration(broker={"job": {"backoffLimit": 5}}), "broker.job: this broker is a Pod; set workload to Job"),
     ("a standby on one port", handler(standby=True, network={"enabled": True}), "handler.standby: it needs handler.network.enabled=false"),
+    ("a grace period without a number", handler(grace="s"), "handler.grace: \"s\" is not a time from 0s to 24h"),
     ("a grace period without a unit", handler(grace="60"), "handler.grace: \"60\" is not a time from 0s to 24h"),
     ("a surge beside what may be missing", handler(updateStrategy={"rollingUpdate": {"maxUnavailable": 1}}), "Kubernetes allows maxSurge 1 only with maxUnavailable 0, but maxUnavailable is 1"),
 ]  # fmt: skip

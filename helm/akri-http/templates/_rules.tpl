@@ -19,6 +19,7 @@ with it and what to do.
 {{- include "akri-http.rules.broker" $with -}}
 {{- end -}}
 {{- include "akri-http.rules.grpcClient" . -}}
+{{- include "akri-http.rules.prometheusRule" . -}}
 {{- include "akri-http.rules.cluster" . -}}
 {{- end -}}
 
@@ -26,15 +27,19 @@ with it and what to do.
 A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time`, `most`, and `limit`, the text for `most`.
 */}}
 {{- define "akri-http.rules.time" -}}
-{{- $unit := regexFind "[a-z]+$" .time -}}
-{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit | default 0 -}}
-{{- $number := regexFind "^[0-9]{1,9}" .time -}}
-{{- $amount := mul (int64 $number) (int64 $factor) -}}
+{{- $amount := include "akri-http.milliseconds" .time | int64 -}}
 {{- $least := .least | default "100ms" -}}
-{{- $short := lt $amount (get (dict "0s" 0 "100ms" 100 "1s" 1000) $least) -}}
-{{- if or (ne .time (printf "%s%s" $number $unit)) (not $factor) $short (gt $amount (int64 .most)) -}}
+{{- if or (lt $amount (include "akri-http.milliseconds" $least | int64)) (gt $amount (int64 .most)) -}}
 {{- fail (printf "%s: %q is not a time from %s to %s; write a whole number and a unit (ms, s, m or h), for example 10s." .at .time $least .limit) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A time in milliseconds; -1 where it is not a whole number and a unit. */}}
+{{- define "akri-http.milliseconds" -}}
+{{- $number := regexFind "^[0-9]{1,9}" . -}}
+{{- $unit := trimPrefix $number . -}}
+{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit -}}
+{{- or (empty $number) (empty $factor) | ternary -1 (mul (int64 $number) (int64 ($factor | default 0))) -}}
 {{- end -}}
 
 {{/* An admin port that is on. Takes `at`, `port`, `env`, and `taken`, the other ports. */}}

@@ -237,7 +237,7 @@ Only with a cluster. Its list of APIs contains kinds (`v1/Pod`); the list that H
 {{- define "akri-http.rules.cluster" -}}
 {{- if and .Values.configurations (.Capabilities.APIVersions.Has "v1/Pod") -}}
 {{- if not (.Capabilities.APIVersions.Has "akri.sh/v0") -}}
-{{- fail "this cluster does not know Configurations (akri.sh/v0), because Akri's CRDs are missing. Install Akri before this chart: `helm repo add akri-helm-charts https://project-akri.github.io/akri/`, then `helm install akri akri-helm-charts/akri`." -}}
+{{- fail "this cluster does not know Configurations (akri.sh/v0), because Akri's CRDs are missing. Install Akri before this chart: `helm repo add akri-helm-charts https://project-akri.github.io/akri/`, then `helm install akri akri-helm-charts/akri-dev --version 0.13.26`." -}}
 {{- end -}}
 {{- range $index, $configuration := .Values.configurations -}}
 {{- $there := lookup "akri.sh/v0" "Configuration" $.Release.Namespace $configuration.name -}}

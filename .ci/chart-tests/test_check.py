@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from chart import EXAMPLES, HIGHEST_KUBERNETES, LOWEST_KUBERNETES, configuration, helm, only, template
+from chart import EXAMPLES, HIGHEST_KUBERNETES, IN_REGISTRY, LOWEST_KUBERNETES, configuration, helm, only, template
 from schemas import pod_spec, validate, violations
 from test_cluster import notes
 
@@ -85,7 +85,7 @@ def test_a_configuration_whose_secret_is_in_another_namespace_is_left_out_and_th
     values = properties(secret("HTTP_BEARER_TOKEN"), secret("HTTP_CA_CERT", namespace="vault"))
     values["configurations"].append({"name": "boilers", "discoveryDetails": "http://b/"})
     assert [o["metadata"]["name"] for o in hooks(values) if o["kind"] == "Pod"] == ["akri-http-test-boilers"]
-    said = helm("template", "akri-http", "helm/akri-http", "--show-only=templates/tests/check.yaml", values=values).stdout
+    said = helm("template", "akri-http", "helm/akri-http", "--show-only=templates/tests/check.yaml", *IN_REGISTRY, values=values).stdout
     assert "# cameras is not checked: what HTTP_CA_CERT refers to is in another namespace" in said
     text = notes(tmp_path, values=values)
     assert "This leaves out cameras, because its property HTTP_CA_CERT is in another namespace." in text
@@ -114,6 +114,16 @@ def test_the_check_has_the_settings_the_credentials_and_the_nodes_of_the_handler
     assert test["volumes"] == daemon["volumes"][2:]
     for key in ("nodeSelector", "tolerations", "affinity"):
         assert test[key] == daemon[key]
+
+
+def test_the_check_is_in_the_nodes_network_where_the_handler_is():
+    handler = {"hostNetwork": True, "updateStrategy": {"type": "OnDelete"}}
+    objects = template(values=configuration() | {"handler": handler})
+    test, daemon = only(objects, "Pod")["spec"], pod_spec(only(objects, "DaemonSet"))
+    assert test["hostNetwork"] is True
+    assert test["dnsPolicy"] == daemon["dnsPolicy"] == "ClusterFirstWithHostNet"
+    spec, _ = check(configuration())
+    assert "hostNetwork" not in spec and "dnsPolicy" not in spec
 
 
 def test_the_check_needs_no_root_and_ends():

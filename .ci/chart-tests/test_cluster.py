@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from chart import CHART, CHART_YAML, VALUES, configuration, grpc, helm, only, template
+from chart import CHART, CHART_YAML, IN_REGISTRY, configuration, grpc, helm, only, template
 from cluster import cluster
 
 
@@ -12,7 +12,7 @@ def install(tmp_path, configurations, *arguments, values=None):
     with cluster(tmp_path, configurations) as kubeconfig:
         return helm(
             *("install", "akri-http", CHART, "--dry-run=server", "--disable-openapi-validation"),
-            *("--kubeconfig", kubeconfig, *arguments),
+            *("--kubeconfig", kubeconfig, *IN_REGISTRY, *arguments),
             values=values,
             environment={"HOME": str(tmp_path), "KUBECONFIG": str(kubeconfig)},
         )
@@ -34,6 +34,7 @@ def notes_of_an_upgrade(tmp_path, before, after):
     with cluster(tmp_path, there) as kubeconfig:
         run = helm(
             *("upgrade", "akri-http", CHART, "--dry-run=server", "--disable-openapi-validation", "--kubeconfig", kubeconfig),
+            *IN_REGISTRY,
             values=after,
             environment={
                 "HOME": str(tmp_path),
@@ -106,11 +107,9 @@ def test_the_notes_say_that_nobody_answers_at_the_default_address(tmp_path):
     assert 'This release has no Service called "discovery", but akri-http polls it' in notes(tmp_path)
 
 
-def test_the_notes_name_the_images_whose_registry_is_still_the_placeholder(tmp_path):
-    said = "the placeholder registry.example.com: "
-    assert f"{said}discoveryHandler, grpcBroker, grpcClient, mockDevice, standaloneBroker.\n" in notes(tmp_path)
-    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in VALUES["images"]}}
-    assert "registry" not in notes(tmp_path, values=own)
+def test_the_notes_say_that_the_registry_is_still_the_placeholder(tmp_path):
+    assert "images.registry is registry.example.com/me, a placeholder. Set it to your registry." in notes(tmp_path)
+    assert "registry" not in notes(tmp_path, "--set", "images.registry=registry.test")
 
 
 def test_the_notes_say_how_to_reach_grpc_brokers(tmp_path):
@@ -137,9 +136,8 @@ def test_without_a_service_the_notes_promise_no_address(tmp_path):
 
 
 def test_the_notes_speak_of_grpc_only_where_it_is_used(tmp_path):
-    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in VALUES["images"]}}
-    assert "grpc" not in notes(tmp_path, values=own).lower()
-    assert "grpc" not in notes(tmp_path, values=own | configuration()).lower()
+    assert "grpc" not in notes(tmp_path).lower()
+    assert "grpc" not in notes(tmp_path, values=configuration()).lower()
 
 
 def test_the_notes_leave_out_what_was_not_installed(tmp_path):

@@ -72,7 +72,10 @@ def test_without_credentials_nothing_is_mounted(values, kind, at):
 @everywhere
 def test_credentials_stand_beside_other_volumes_and_variables(values, kind, at):
     own = {"name": "tmp", "mountPath": "/tmp"}
-    more = {"volumes": [{"name": "tmp", "emptyDir": {}}], "volumeMounts": [own], "env": [{"name": "OWN", "value": "1"}]}
+    more = {"volumes": [{"name": "tmp", "emptyDir": {}}], "volumeMounts": [own]}
+    if kind == "Configuration":
+        more = {"podSpec": {"volumes": more["volumes"], "containers": [{"name": "broker", "volumeMounts": [own]}]}}
+    more["env"] = [{"name": "OWN", "value": "1"}]
     spec = pod(values(credentials=ALL, **more), kind)
     (container,) = spec["containers"]
     assert container["volumeMounts"][-2:] == [MOUNT, own]

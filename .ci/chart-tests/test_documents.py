@@ -7,9 +7,10 @@ import shlex
 
 import pytest
 import yaml
-from chart import CHART, LOWEST_KUBERNETES, ROOT, VALUES, grpc, helm, only, template
+from chart import CHART, LOWEST_KUBERNETES, REGISTRY, ROOT, VALUES, grpc, helm, only, template
 from manifests import FOLDER, MANIFESTS, render
 from schemas import AKRI, pod_spec, validate
+from values_table import README, keys, readme, rows
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES_TEXT = (CHART / "values.yaml").read_text()
@@ -25,10 +26,14 @@ IN_WORDS = {
     "configurations.broker.image",
     "configurations.broker.instanceService",
     "configurations.broker.job",
+    "configurations.broker.podSpec",
     "configurations.broker.ports",
     "configurations.discoveryDetails",
     "configurations.discoveryProperties",
     "global",
+    "grpcClient.podSpec",
+    "handler.extraContainers",
+    "handler.initContainers",
     "imagePullSecrets",
 }
 
@@ -168,6 +173,17 @@ def test_the_probes_ask_for_the_service_that_the_broker_serves():
         assert container[probe]["grpc"]["service"] == f"{package}.{service}"
 
 
+def test_the_table_in_the_readme_is_what_the_values_say():
+    assert README.read_text() == readme(), "run .ci/chart --update"
+
+
+def test_the_table_has_a_default_for_every_value():
+    paths = {path for path, value, _ in rows(VALUES_TEXT) if value}
+    every = {path for path, _ in keys(VALUES_TEXT)}
+    leaves = {path for path in every if not any(other[: len(path)] == path and other != path for other in every)}
+    assert {leaf for leaf in leaves if not any(leaf[:length] in paths for length in range(1, len(leaf) + 1))} == set()
+
+
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_the_plain_manifests_are_what_the_chart_renders(name):
     assert (FOLDER / name).read_text() == render(name), "run .ci/chart --update"
@@ -196,24 +212,25 @@ def test_the_values_for_akris_chart_name_the_images_and_details_of_ours():
     custom = yaml.safe_load((ROOT / "helm/akri-custom-values.yaml").read_text())["custom"]
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     ours = VALUES["configurations"][0]
-    assert custom["discovery"]["image"]["repository"] == VALUES["images"]["discoveryHandler"]["repository"]
+    assert custom["discovery"]["image"]["repository"] == f"{REGISTRY}/{VALUES['images']['discoveryHandler']['repository']}"
     assert custom["discovery"]["image"]["tag"] == custom["configuration"]["brokerPod"]["image"]["tag"] == version
-    assert custom["configuration"]["brokerPod"]["image"]["repository"] == VALUES["images"]["standaloneBroker"]["repository"]
+    broker = f"{REGISTRY}/{VALUES['images']['standaloneBroker']['repository']}"
+    assert custom["configuration"]["brokerPod"]["image"]["repository"] == broker
     assert custom["configuration"]["name"] == ours["name"]
     assert custom["configuration"]["discoveryDetails"] == ours["discoveryDetails"]
     assert custom["configuration"]["discoveryHandlerName"] == VALUES["handler"]["name"]
 
 
-def test_the_values_name_the_placeholder_registry_of_the_document():
-    registry = re.search(r"^REGISTRY=(.*)$", INSTALL.read_text(), flags=re.MULTILINE)[1]
-    images = {name: image["repository"] for name, image in VALUES["images"].items()}
+def test_the_placeholder_registry_is_the_same_everywhere():
     example = yaml.safe_load((ROOT / "helm/examples/private-registry.yaml").read_text())["images"]
-    assert images == {name: image["repository"] for name, image in example.items()}
-    assert all(repository.startswith(f"{registry}/") for repository in images.values())
+    for name, value in (("REGISTRY", example["registry"]), ("TAG", example["tag"])):
+        assert re.search(rf"^{name}=(.*)$", INSTALL.read_text(), flags=re.MULTILINE)[1] == value
+    assert example["registry"] == REGISTRY
+    assert f"for example {REGISTRY}." in VALUES_TEXT
 
 
 def test_the_document_builds_and_pushes_every_image_of_the_values():
-    images = {image["repository"].split("/")[-1] for image in VALUES["images"].values()}
+    images = {image["repository"] for image in VALUES["images"].values() if isinstance(image, dict)}
     for action, option in (("build", "--tag"), ("push", None)):
         found = {next(options(w, option)) if option else w[2] for w in COMMANDS if w[:2] == ["docker", action]}
         assert found == {f"$REGISTRY/{image}:$TAG" for image in images}

@@ -233,12 +233,14 @@ def test_the_dashboard_uses_the_variables_that_it_has_and_says_what_each_panel_s
 REFUSED = {
     "metrics of nothing": (MONITOR | {"handler": {"adminPort": 0}} | configuration(), "podMonitor.enabled: neither the handler nor a broker has an admin port"),
     "an interval in words": ({"podMonitor": {"interval": "often"}}, "at '/podMonitor/interval': 'often' does not match pattern"),
-    "an age without a unit": ({"prometheusRule": {"enabled": True, "listOlderThan": "900"}}, "prometheusRule.listOlderThan: \"900\" is not a time from 1s to 8760h"),
+    "an age without a unit": ({"prometheusRule": {"enabled": True, "listOlderThan": "900"}}, "at '/prometheusRule/listOlderThan': '900' does not match pattern"),
+    "an age of nothing": ({"prometheusRule": {"enabled": True, "listOlderThan": "0s"}}, "prometheusRule.listOlderThan: \"0s\" is not a time from 1s to 8760h"),
     "an age below the interval": ({"prometheusRule": {"enabled": True, "listOlderThan": "10s"}}, "prometheusRule.listOlderThan: 10s is not longer than handler.pollInterval, which is 10s"),
     "an age below the interval of a Configuration": (RULE | configuration(discoveryDetails={"url": "http://a", "interval": "1h"}), "15m is not longer than configurations[0].discoveryDetails.interval, which is 1h"),
     "an unknown key of the PodMonitor": ({"podMonitor": {"port": 1}}, "at '/podMonitor': additional properties 'port'"),
     "an unknown key of the alerts": ({"prometheusRule": {"severity": "page"}}, "at '/prometheusRule': additional properties 'severity'"),
     "an unknown key of the dashboard": ({"grafanaDashboard": {"folder": "x"}}, "at '/grafanaDashboard': additional properties 'folder'"),
+    "a label of the chart's own": ({"podMonitor": {"labels": {"helm.sh/chart": "x"}}}, "podMonitor.labels: the chart sets the label helm.sh/chart itself"),
     "a label that is a number": ({"grafanaDashboard": {"labels": {"grafana_dashboard": 1}}}, "got number, want string"),
 }  # fmt: skip
 

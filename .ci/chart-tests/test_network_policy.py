@@ -58,6 +58,7 @@ def test_the_agent_is_where_its_service_account_is_with_the_labels_that_are_give
         (TCP | {"networkPolicy": {"enabled": False}}, False),
         ({"networkPolicy": {"enabled": True}}, True),
         ({"handler": {"enabled": False, "network": {"enabled": True}}}, False),
+        ({"handler": {"network": {"enabled": True}, "hostNetwork": True, "updateStrategy": {"type": "OnDelete"}}}, False),
     ],
     ids=str,
 )

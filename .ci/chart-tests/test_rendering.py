@@ -7,6 +7,7 @@ from chart import (
     CHART,
     EXAMPLES,
     HIGHEST_KUBERNETES,
+    IN_REGISTRY,
     LOWEST_KUBERNETES,
     VALUES,
     configuration,
@@ -87,18 +88,19 @@ VALUE_SETS = {
             "args": ["--listen", "0.0.0.0:80"],
             "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
             "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2", "memory": "1Gi"}},
-            "podSecurityContext": {"fsGroup": 1000, "runAsNonRoot": True},
-            "securityContext": {"allowPrivilegeEscalation": False},
-            "automountServiceAccountToken": True,
-            "serviceAccountName": "broker",
-            "terminationGracePeriodSeconds": 0,
-            "volumes": [{"name": "tmp", "emptyDir": {}}],
-            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
             "ports": [{"name": "api", "containerPort": 80, "protocol": "TCP"}],
             "adminPort": 9100,
             "probes": True,
             "instanceService": SERVICE,
             "configurationService": SERVICE | {"type": "LoadBalancer"},
+            "podSpec": {
+                "securityContext": {"fsGroup": 1000},
+                "automountServiceAccountToken": True,
+                "serviceAccountName": "broker",
+                "terminationGracePeriodSeconds": 0,
+                "volumes": [{"name": "tmp", "emptyDir": {}}],
+                "containers": [{"name": "broker", "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}],
+            },
         },
     ),
     "a gRPC broker and its client": grpc() | {"grpcClient": {"enabled": True}},
@@ -172,12 +174,18 @@ def test_the_chart_can_be_packaged(tmp_path):
     assert run.returncode == 0, run.stderr
     (package,) = tmp_path.iterdir()
     assert package.name == "akri-http-0.1.0.tgz"
-    assert helm("template", "akri-http", package, "--kube-version", LOWEST_KUBERNETES).returncode == 0
+    assert helm("template", "akri-http", package, "--kube-version", LOWEST_KUBERNETES, *IN_REGISTRY).returncode == 0
 
 
 def test_the_chart_promises_only_versions_of_kubernetes_that_are_checked():
-    assert LOWEST_KUBERNETES == "1.25.0"
-    assert helm("template", "akri-http", CHART, "--kube-version", "1.24.17").returncode != 0
+    assert LOWEST_KUBERNETES == "1.33.0"
+    older = helm("template", "akri-http", CHART, "--kube-version", "1.32.9", *IN_REGISTRY)
+    assert "chart requires kubeVersion: >=1.33.0-0 which is incompatible with Kubernetes v1.32.9" in older.stderr
+
+
+@pytest.mark.parametrize("version", ["v1.33.4-gke.1172000", "v1.34.1-eks-3cfe0ce", "v1.33.0-rc.1", "v1.35.0+k3s1"])
+def test_the_versions_of_clouds_are_not_too_old(version):
+    assert template("--kube-version", version)
 
 
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())
@@ -546,7 +554,7 @@ def test_every_pod_pulls_with_the_secrets_that_are_given():
 
 def test_the_crds_are_not_in_the_chart():
     assert not (CHART / "crds").exists()
-    assert "CustomResourceDefinition" not in helm("template", "akri-http", CHART, "--include-crds").stdout
+    assert "CustomResourceDefinition" not in str(template("--include-crds", values=MOCKS))
 
 
 def of_agent(thing):

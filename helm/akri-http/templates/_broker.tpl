@@ -1,5 +1,5 @@
 {{/*
-The broker's Pod spec. Akri's Controller completes it for each Instance. Takes `root` and `configuration`.
+The broker's Pod spec, before `podSpec` is merged over it. Akri's Controller completes it for each Instance. Takes `root` and `configuration`.
 Akri parses it with its own types, in which every quantity is a string.
 */}}
 {{- define "akri-http.brokerPodSpec" -}}
@@ -21,31 +21,20 @@ Akri parses it with its own types, in which every quantity is a string.
 {{- if $admin -}}
 {{- $ports = append $ports (dict "name" "admin" "containerPort" $admin "protocol" "TCP") -}}
 {{- end -}}
-automountServiceAccountToken: {{ $broker.automountServiceAccountToken | default false }}
-{{- with $broker.serviceAccountName }}
-serviceAccountName: {{ . | quote }}
-{{- end }}
+automountServiceAccountToken: false
 enableServiceLinks: false
 {{- if eq ($broker.workload | default "Pod") "Job" }}
 restartPolicy: {{ ($broker.job | default dict).restartPolicy | default "OnFailure" }}
 {{- end }}
-{{- if hasKey $broker "terminationGracePeriodSeconds" }}
-terminationGracePeriodSeconds: {{ int64 $broker.terminationGracePeriodSeconds }}
-{{- else }}
 terminationGracePeriodSeconds: 10
-{{- end }}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
-  {{- if $broker.podSecurityContext }}
-  {{- toYaml $broker.podSecurityContext | nindent 2 }}
-  {{- else }}
   {{- include "akri-http.restrictedPod" . | nindent 2 }}
-  {{- end }}
 containers:
   - name: broker
-    {{- include "akri-http.image" (dict "root" .root "image" $image) | nindent 4 }}
+    {{- include "akri-http.image" (dict "root" .root "image" $image "whole" $broker.image) | nindent 4 }}
     {{- with $broker.command }}
     command: {{- toYaml . | nindent 6 }}
     {{- end }}
@@ -72,7 +61,7 @@ containers:
     {{- else if $grpc }}
     {{- include "akri-http.grpcProbes" . | nindent 4 }}
     {{- else if $admin }}
-    {{- include "akri-http.adminProbes" "admin" | nindent 4 }}
+    {{- include "akri-http.adminProbes" (dict "port" "admin" "probes" (include "akri-http.brokerProbes" . | fromYaml)) | trim | nindent 4 }}
     {{- end }}
     resources:
       {{- /* The Controller replaces PLACEHOLDER with the Instance's resource name. */}}
@@ -84,34 +73,27 @@ containers:
         {{- end }}
       {{- end }}
     securityContext:
-      {{- if $broker.securityContext }}
-      {{- toYaml $broker.securityContext | nindent 6 }}
-      {{- else }}
       {{- include "akri-http.restrictedContainer" . | nindent 6 }}
-      {{- end }}
-    {{- if or $credentials.keys $broker.volumeMounts }}
+    {{- if $credentials.keys }}
     volumeMounts:
-      {{- if $credentials.keys }}
       {{- include "akri-http.credentialsMount" . | nindent 6 }}
-      {{- end }}
-      {{- with $broker.volumeMounts }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
     {{- end }}
-{{- if or $credentials.keys $broker.volumes }}
+{{- if $credentials.keys }}
 volumes:
-  {{- if $credentials.keys }}
   {{- include "akri-http.credentialsVolume" $credentials | nindent 2 }}
-  {{- end }}
-  {{- with $broker.volumes }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
 {{- end }}
 {{- end -}}
 
 {{/* A broker's admin port; 0 if it has none, which is the default of an image of one's own. Takes the broker. */}}
 {{- define "akri-http.brokerAdminPort" -}}
 {{- hasKey . "adminPort" | ternary (int .adminPort) (empty .image | ternary 8081 0) -}}
+{{- end -}}
+
+{{/* When the probes on a broker's admin port ask, and how often they may fail. */}}
+{{- define "akri-http.brokerProbes" -}}
+startupProbe: {periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 60}
+readinessProbe: {periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 30}
+livenessProbe: {periodSeconds: 20, timeoutSeconds: 5, failureThreshold: 6}
 {{- end -}}
 
 {{/* The port of a broker of kind `grpc`. */}}

@@ -27,15 +27,12 @@ ports:
   {{- end }}
 {{- end }}
 {{- if .adminPort }}
-{{ include "akri-http.adminProbes" $admin }}
+{{- include "akri-http.adminProbes" (dict "port" $admin "probes" .) }}
 {{- end }}
 resources:
   {{- toYaml .resources | nindent 2 }}
 securityContext:
-  # Only root can connect to the Agent's socket. Uid 0 needs no capability for that.
-  runAsUser: 0
-  runAsGroup: 0
-  {{- include "akri-http.restrictedContainer" . | nindent 2 }}
+  {{- include "akri-http.merged" (dict "base" (include "akri-http.handlerSecurityContext" .) "patch" .securityContext) | nindent 2 }}
 volumeMounts:
   # The Agent mounts the directory at the same path. The handler registers its socket by this path.
   - name: discovery-handlers
@@ -97,5 +94,26 @@ The handler's settings. `helm test` checks with the same. Takes `root` and `admi
 {{- with .env }}
 {{- toYaml . | nindent 0 }}
 {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "akri-http.handlerSecurityContext" -}}
+# Only root can connect to the Agent's socket. Uid 0 needs no capability for that.
+runAsUser: 0
+runAsGroup: 0
+{{ include "akri-http.restrictedContainer" . }}
+{{- end -}}
+
+{{/* The name of the handler's ServiceAccount. Empty: the namespace's default one. Takes the root. */}}
+{{- define "akri-http.handlerServiceAccount" -}}
+{{- with .Values.handler.serviceAccount -}}
+{{- .name | default (.create | ternary (include "akri-http.handlerName" $) "") -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The handler's dnsPolicy. Empty: Kubernetes' default. Takes the root. */}}
+{{- define "akri-http.handlerDnsPolicy" -}}
+{{- with .Values.handler -}}
+{{- .dnsPolicy | default (.hostNetwork | ternary "ClusterFirstWithHostNet" "") -}}
 {{- end -}}
 {{- end -}}

@@ -140,6 +140,12 @@ def test_the_handlers_settings_and_their_defaults_are_those_of_the_handler():
     assert charts == handlers | {"ADMIN_ADDRESS": ":8081", "STATE_DIRECTORY": "/var/lib/akri-http", "RUST_LOG": "info"}
 
 
+def test_the_details_have_the_keys_that_the_handler_reads():
+    mapping = re.search(r"^struct Mapping \{\n(.*?)^\}", (ROOT / "discovery-handler/src/details.rs").read_text(), re.M | re.S)[1]
+    keys = {re.sub(r"_(\w)", lambda m: m[1].upper(), name) for name in re.findall(r"^    (\w+):", mapping, re.M)}
+    assert keys == set(SCHEMA["properties"]["configurations"]["items"]["properties"]["discoveryDetails"]["properties"])
+
+
 def test_the_grpc_port_and_settings_are_those_of_the_broker_and_the_client():
     broker, client = settings("broker/src/grpc/settings.rs"), settings("broker/src/client/settings.rs")
     assert broker.keys() == {"GRPC_ENDPOINT", "MIN_INTERVAL", "MAX_READS"}
@@ -224,7 +230,7 @@ def test_the_placeholder_registry_is_the_same_everywhere():
 
 
 def test_the_document_builds_and_pushes_every_image_of_the_values():
-    images = {image["repository"] for image in VALUES["images"].values() if isinstance(image, dict)} - {"docker.io/curlimages/curl"}
+    images = {image["repository"] for image in VALUES["images"].values() if isinstance(image, dict)}
     for action, option in (("build", "--tag"), ("push", None)):
         found = {next(options(w, option)) if option else w[2] for w in COMMANDS if w[:2] == ["docker", action]}
         assert found == {f"$REGISTRY/{image}:$TAG" for image in images}
@@ -285,7 +291,7 @@ HELM_COMMANDS = [w for w in COMMANDS if w[0] == "helm" and w[1] in ("install", "
 
 @pytest.mark.parametrize("words", HELM_COMMANDS, ids=" ".join)
 def test_every_value_that_a_documented_command_sets_exists(words):
-    known = AKRI_KEYS if "akri-helm-charts/akri" in words else set(schema_keys(SCHEMA))
+    known = AKRI_KEYS if "akri-helm-charts/akri-dev" in words else set(schema_keys(SCHEMA))
     for setting in options(words, "--set", "--set-string"):
         key = re.sub(r"\[\d+\]", "", setting.split("=")[0])
         assert key in known or (key.startswith("imagePullSecrets.") and "imagePullSecrets" in known), key
@@ -300,7 +306,24 @@ def test_every_documented_command_for_our_chart_renders(words):
     assert run.returncode == 0, run.stderr
 
 
+def test_every_document_names_the_version_of_akri_in_every_command():
+    files = [ROOT / "README.md", INSTALL, ROOT / "helm/akri-custom-values.yaml", *(CHART / "templates").rglob("*.t*")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    lines = [line for line in lines if re.search(r"helm (install|upgrade) akri ", line)]
+    # `helm install akri` in a sentence is not a command.
+    lines = [line for line in lines if not re.search("helm install akri` (hangs|says)", line)]
+    assert len(lines) >= 7
+    for line in lines:
+        assert re.search(r"akri-dev (--repo \S+ )?--version 0\.13\.26\b", line), line
+
+
+def test_the_values_of_akris_chart_that_the_document_names_exist():
+    named = set(re.findall(r"\b((?:webhookConfiguration|cleanupHook)\.[\w.]*\w)", INSTALL.read_text()))
+    assert len(named) == 4
+    assert named <= AKRI_KEYS
+
+
 def test_the_document_has_commands_for_both_routes():
     text = [" ".join(words) for words in HELM_COMMANDS]
-    assert any("akri-helm-charts/akri --values helm/akri-custom-values.yaml" in line for line in text)
+    assert any("akri-helm-charts/akri-dev --version 0.13.26 --values helm/akri-custom-values.yaml" in line for line in text)
     assert any("./helm/akri-http" in line for line in text)

@@ -25,7 +25,8 @@ def handler(**keys):
 
 def test_the_names_begin_with_the_release_or_with_a_name_that_replaces_it():
     fixed = {name for name in names(values=EVERYTHING) if name[0] in ("Service", "Configuration")} | {("Deployment", "device")}
-    rest = {("DaemonSet", "{}-discovery-handler"), ("Deployment", "{}-grpc-client"), ("Pod", "{}-test-devices")}
+    rest = {("DaemonSet", "{}-discovery-handler"), ("Deployment", "{}-grpc-client"), ("Pod", "{}-test-cameras")}
+    rest |= {(kind, "{}-test") for kind in ("ServiceAccount", "Role", "RoleBinding")}
     for release, arguments in (("edge", []), ("site", ["--set", "fullnameOverride=edge"])):
         expected = {(kind, name.format("edge")) for kind, name in rest}
         assert names(*arguments, values=EVERYTHING, release=release) == expected | fixed
@@ -64,7 +65,7 @@ def test_common_labels_and_annotations_are_on_every_object_and_on_the_pods_of_wo
             assert each["annotations"].items() >= common["commonAnnotations"].items(), thing["kind"]
         if thing["kind"] == "Pod":
             assert thing["metadata"]["annotations"]["helm.sh/hook"] == "test"
-        if thing["kind"] == "ServiceAccount":
+        if thing["kind"] == "ServiceAccount" and thing["metadata"]["name"] != "akri-http-test":
             assert thing["metadata"]["annotations"]["example.com/role"] == "none"
         validate(thing, LOWEST_KUBERNETES)
 
@@ -101,7 +102,7 @@ def test_a_wrong_name_label_or_probe_is_refused(values, said):
 
 def test_somebody_else_may_make_the_roles():
     kinds = {kind for kind, _ in names("--set", "rbac.create=false", *PROPERTIES)}
-    assert kinds == {"DaemonSet", "Configuration"}
+    assert kinds == {"DaemonSet", "Configuration", "ServiceAccount", "Pod"}
 
 
 def test_the_handler_has_an_account_of_its_own_only_where_it_is_asked_for():
@@ -113,7 +114,8 @@ def test_the_handler_has_an_account_of_its_own_only_where_it_is_asked_for():
         assert only(objects, "ServiceAccount", expected)["automountServiceAccountToken"] is False
         spec = pod_spec(only(objects, "DaemonSet"))
         assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == (expected, False)
-    assert not [kind for kind, _ in names(values={"handler": {"serviceAccount": {"name": "existing"}}}) if kind == "ServiceAccount"]
+    accounts = {name for name in names(values={"handler": {"serviceAccount": {"name": "existing"}}}) if name[0] == "ServiceAccount"}
+    assert accounts == {("ServiceAccount", "akri-http-test")}
     gone = {"handler": {"enabled": False, "serviceAccount": {"create": True}}}
     assert not [kind for kind, _ in names(values=gone) if kind == "ServiceAccount"]
 

@@ -13,6 +13,7 @@ Akri parses it with its own types, in which every quantity is a string.
 {{- end -}}
 {{- $resources := $broker.resources | default $usual -}}
 {{- $admin := include "akri-http.brokerAdminPort" $broker | int -}}
+{{- $credentials := $broker.credentials | default dict -}}
 {{- $ports := $broker.ports | default list -}}
 {{- if and $grpc (not $ports) -}}
 {{- $ports = list (dict "name" "grpc" "containerPort" (include "akri-http.grpcPort" . | int) "protocol" "TCP") -}}
@@ -40,11 +41,14 @@ containers:
     {{- with $broker.args }}
     args: {{- toYaml . | nindent 6 }}
     {{- end }}
-    {{- if or $admin $broker.env }}
+    {{- if or $admin $credentials.keys $broker.env }}
     env:
       {{- if $admin }}
       - name: ADMIN_ADDRESS
         value: ":{{ $admin }}"
+      {{- end }}
+      {{- if $credentials.keys }}
+      {{- include "akri-http.credentialsEnv" $credentials | trim | nindent 6 }}
       {{- end }}
       {{- with $broker.env }}
       {{- toYaml . | nindent 6 }}
@@ -70,6 +74,14 @@ containers:
       {{- end }}
     securityContext:
       {{- include "akri-http.restrictedContainer" . | nindent 6 }}
+    {{- if $credentials.keys }}
+    volumeMounts:
+      {{- include "akri-http.credentialsMount" . | nindent 6 }}
+    {{- end }}
+{{- if $credentials.keys }}
+volumes:
+  {{- include "akri-http.credentialsVolume" $credentials | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* A broker's admin port; 0 if it has none, which is the default of an image of one's own. Takes the broker. */}}

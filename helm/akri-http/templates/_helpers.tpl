@@ -13,11 +13,11 @@
 {{- printf "%s-grpc-client" (include "akri-http.fullname" .) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The labels and annotations of an object. Takes `root`, `component`, and optionally `annotations`. */}}
+{{/* The labels and annotations of an object. Takes `root`, `component`, and optionally `labels` and `annotations`. */}}
 {{- define "akri-http.metadata" -}}
 labels:
   {{- include "akri-http.labels" . | nindent 2 }}
-  {{- with .root.Values.commonLabels }}
+  {{- with merge dict (.labels | default dict) .root.Values.commonLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- with merge dict (.annotations | default dict) .root.Values.commonAnnotations }}
@@ -104,15 +104,15 @@ capabilities:
 {{- end }}
 {{- end -}}
 
+{{/* A Configuration's discoveryDetails as text. Takes the Configuration. */}}
+{{- define "akri-http.discoveryDetails" -}}
+{{- kindIs "map" .discoveryDetails | ternary (toYaml .discoveryDetails) .discoveryDetails -}}
+{{- end -}}
+
 {{/* A Configuration's spec.discoveryHandler. Takes `root` and `configuration`. */}}
 {{- define "akri-http.discoveryHandler" -}}
-{{- $details := .configuration.discoveryDetails -}}
 name: {{ .root.Values.handler.name | quote }}
-{{- if kindIs "map" $details }}
-discoveryDetails: {{ toYaml $details | quote }}
-{{- else }}
-discoveryDetails: {{ $details | quote }}
-{{- end }}
+discoveryDetails: {{ include "akri-http.discoveryDetails" .configuration | quote }}
 {{- with .configuration.discoveryProperties }}
 discoveryProperties:
   {{- range . }}

@@ -20,6 +20,7 @@ wrong with it and what to do.
 {{- include "akri-http.rules.broker" $with -}}
 {{- end -}}
 {{- include "akri-http.rules.grpcClient" . -}}
+{{- include "akri-http.rules.prometheusRule" . -}}
 {{- include "akri-http.rules.cluster" . -}}
 {{- end -}}
 
@@ -28,12 +29,17 @@ A time, of which the schema knows only the form, from `least` (100ms by default)
 `most`, and `limit`, the text for `most`.
 */}}
 {{- define "akri-http.rules.time" -}}
-{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) (regexFind "[a-z]+$" .time) -}}
-{{- $amount := mul (regexFind "^[0-9]+" .time | atoi) $factor -}}
+{{- $amount := include "akri-http.milliseconds" .time | int64 -}}
 {{- $least := .least | default "100ms" -}}
-{{- if or (lt $amount (get (dict "0s" 0 "100ms" 100 "1s" 1000) $least | int64)) (gt $amount (int64 .most)) -}}
+{{- if or (lt $amount (include "akri-http.milliseconds" $least | int64)) (gt $amount (int64 .most)) -}}
 {{- fail (printf "%s: %q is not a time from %s to %s." .at .time $least .limit) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A time in milliseconds. */}}
+{{- define "akri-http.milliseconds" -}}
+{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) (regexFind "[a-z]+$" .) -}}
+{{- mul (regexFind "^[0-9]+" . | atoi) $factor -}}
 {{- end -}}
 
 {{/* An admin port that is on. Takes `at`, `port`, `env`, and `taken`, the other ports. */}}
@@ -63,6 +69,7 @@ A time, of which the schema knows only the form, from `least` (100ms by default)
 {{- if and .standby .network.enabled -}}
 {{- fail "handler.standby: it needs handler.network.enabled=false, because two containers of a Pod cannot both use port 10000; turn one of them off." -}}
 {{- end -}}
+{{- include "akri-http.rules.credentials" (dict "at" "handler" "credentials" .credentials "env" .env) -}}
 {{- $rolling := .updateStrategy.rollingUpdate | default dict -}}
 {{- $none := list "0" "0%" -}}
 {{- if not (has (toString ($rolling.maxSurge | default 0)) $none) -}}
@@ -81,7 +88,7 @@ A time, of which the schema knows only the form, from `least` (100ms by default)
 {{- $with := dict "root" . "component" "" -}}
 {{- $own := keys (include "akri-http.labels" $with | fromYaml) -}}
 {{- $ofPods := keys (include "akri-http.selector" $with | fromYaml) -}}
-{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) (list "grpcClient.podLabels" .Values.grpcClient.podLabels $ofPods) -}}
+{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "podMonitor.labels" .Values.podMonitor.labels $own) (list "prometheusRule.labels" .Values.prometheusRule.labels $own) (list "grafanaDashboard.labels" .Values.grafanaDashboard.labels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) (list "grpcClient.podLabels" .Values.grpcClient.podLabels $ofPods) -}}
 {{- range $key, $_ := index $rule 1 -}}
 {{- if has $key (index $rule 2) -}}
 {{- fail (printf "%s: the chart sets the label %s itself; choose another key." (index $rule 0) $key) -}}
@@ -159,6 +166,7 @@ knows what is true of every name.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- include "akri-http.rules.credentials" (dict "at" (printf "%s.broker" .at) "credentials" $broker.credentials "env" $broker.env) -}}
 {{- $port := include "akri-http.brokerAdminPort" $broker | int -}}
 {{- if $port -}}
 {{- $taken := $grpc | ternary (list (include "akri-http.grpcPort" . | int)) list -}}
@@ -248,7 +256,7 @@ Only with a cluster. Its list of APIs contains kinds (`v1/Pod`); the list that H
 {{- define "akri-http.rules.cluster" -}}
 {{- if and .Values.configurations (.Capabilities.APIVersions.Has "v1/Pod") -}}
 {{- if not (.Capabilities.APIVersions.Has "akri.sh/v0") -}}
-{{- fail "this cluster does not know Configurations (akri.sh/v0), because Akri's CRDs are missing. Install Akri before this chart: `helm repo add akri-helm-charts https://project-akri.github.io/akri/`, then `helm install akri akri-helm-charts/akri`." -}}
+{{- fail "this cluster does not know Configurations (akri.sh/v0), because Akri's CRDs are missing. Install Akri before this chart: `helm repo add akri-helm-charts https://project-akri.github.io/akri/`, then `helm install akri akri-helm-charts/akri-dev --version 0.13.26`." -}}
 {{- end -}}
 {{- range $index, $configuration := .Values.configurations -}}
 {{- $there := lookup "akri.sh/v0" "Configuration" $.Release.Namespace $configuration.name -}}

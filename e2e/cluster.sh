@@ -135,7 +135,8 @@ kill_9() {
 
 # ---- The node
 
-# on_node COMMAND: runs it by `sh -c` as root on the first handler's node, with that node's processes in sight.
+# on_node COMMAND: runs it by `sh -c` as root on the first handler's node, with that node's processes in sight, and the directory
+# of the Agent's sockets at /sockets.
 on_node() {
   node_pod || skip "no privileged Pod with hostPID runs here ($(tail -n 1 "$work/node.log" | cut -c1-160))"
   k exec node -- sh -c "$1"
@@ -143,8 +144,10 @@ on_node() {
 
 node_pod() {
   k get pod node >/dev/null 2>&1 && return
-  local node
+  local node directory
   node=$(k get pods --selector "$handler" --output jsonpath='{.items[0].spec.nodeName}')
+  directory=$(k get daemonset --selector "$handler" \
+    --output jsonpath='{.items[0].spec.template.spec.volumes[?(@.name=="discovery-handlers")].hostPath.path}')
   k apply --filename - >"$work/node.log" 2>&1 <<YAML || return
 apiVersion: v1
 kind: Pod
@@ -161,6 +164,8 @@ spec:
       image: $NODE_IMAGE
       command: [sleep, "86400"]
       securityContext: {privileged: true, runAsUser: 0}
+      volumeMounts: [{name: sockets, mountPath: /sockets, readOnly: true}]
+  volumes: [{name: sockets, hostPath: {path: "$directory"}}]
 YAML
   k wait pod node --for condition=Ready --timeout 90s >>"$work/node.log" 2>&1
 }

@@ -170,13 +170,11 @@ scenario_upgrade() {
 }
 
 scenario_uninstall() {
-  local left directory
+  local left
   base
-  directory=$(k get daemonset --selector "$handler" \
-    --output jsonpath='{.items[0].spec.template.spec.volumes[?(@.name=="discovery-handlers")].hostPath.path}')
-  sockets() { k exec node -- ls "/proc/1/root$directory" | awk -v ours="^$RELEASE(-[2-8])?[.]sock$" '$0 ~ ours'; }
+  sockets() { k exec node -- ls /sockets | awk -v ours="^$RELEASE(-[2-8])?[.]sock$" '$0 ~ ours'; }
   if node_pod; then
-    [ -n "$(sockets)" ] || fail "the handler has no socket in $directory"
+    [ -n "$(sockets)" ] || fail "the handler's socket is not on the node"
   else
     note "without a look at the node, where no privileged Pod with hostPID runs"
   fi
@@ -193,8 +191,8 @@ scenario_uninstall() {
   left=$(ours | paste -sd ' ')
   [ -z "$left" ] || broken "left: $left"
   if k get pod node >/dev/null 2>&1; then
-    left=$(sockets) || fail "cannot look into $directory"
-    [ -z "$left" ] || broken "left in $directory: $left"
+    left=$(sockets) || fail "cannot look at the sockets"
+    [ -z "$left" ] || broken "left on the node: $left"
   fi
   note "the saved lists stay in the node's /var/lib/akri-http, as docs/install.md says"
 }

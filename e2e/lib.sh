@@ -108,6 +108,8 @@ ready_brokers() { brokers "$@" | awk '$3 == "True"'; }
 
 count() { "$@" | wc -l | tr -d ' '; }
 
+lines() { grep -c . <<<"$1"; }
+
 # until_true COMMAND...: tries it for PATIENCE seconds.
 until_true() {
   local end=$((SECONDS + PATIENCE))
@@ -120,14 +122,12 @@ until_true() {
 # settle [N]: until N Instances exist, N brokers are ready, and that has not changed for STABLE seconds.
 # $settled is then when this state began, in seconds since `before`.
 settle() {
-  local n=${1:-$DEVICES} end=$((SECONDS + PATIENCE)) now last='' since=$SECONDS
-  while [ $((SECONDS - since)) -lt "$STABLE" ] || [ -z "$last" ]; do
-    now=$(instances; ready_brokers)
-    if [ "$(instances | wc -l)" -ne "$n" ] || [ "$(ready_brokers | wc -l)" -ne "$n" ]; then
-      now=''
-    fi
-    [ -n "$now" ] && [ "$now" = "$last" ] || since=$SECONDS
-    last=$now
+  local n=${1:-$DEVICES} end=$((SECONDS + PATIENCE)) found ready last='' since=$SECONDS
+  while [ $((SECONDS - since)) -lt "$STABLE" ]; do
+    found=$(instances)
+    ready=$(ready_brokers)
+    [ "$found$ready" = "$last" ] && [ "$(lines "$found") $(lines "$ready")" = "$n $n" ] || since=$SECONDS
+    last=$found$ready
     [ "$SECONDS" -lt "$end" ] ||
       fail "after $PATIENCE s there are $(count instances) Instances and $(count ready_brokers) ready brokers, not $n and steady"
     sleep 0.5
@@ -157,11 +157,10 @@ processes() {
   akri get pods --selector "$agent" --output "jsonpath=$each"
 }
 
-# writes RESOURCE GROUP: how many writes to it the API server has counted, by all clients and in all namespaces.
+# writes RESOURCE GROUP METRICS: how many writes to it the API server has counted, by all clients and in all namespaces.
 writes() {
   awk -v resource="resource=\"$1\"" -v group="group=\"$2\"" '
-    /^apiserver_request_total/ && index($0, resource) && index($0, group) &&
-      /verb="(POST|PUT|PATCH|APPLY|DELETE|DELETECOLLECTION)"/ { sum += $NF }
+    index($0, resource) && index($0, group) && /verb="(POST|PUT|PATCH|APPLY|DELETE|DELETECOLLECTION)"/ { sum += $NF }
     END { print sum + 0 }' "$3"
 }
 
@@ -173,7 +172,7 @@ before() {
 snapshot() {
   instances >"$work/$1.instances"
   brokers >"$work/$1.brokers"
-  kubectl get --raw /metrics >"$work/$1.metrics" 2>/dev/null || : >"$work/$1.metrics"
+  kubectl get --raw /metrics 2>/dev/null | grep '^apiserver_request_total.*resource="\(instances\|pods\)"' >"$work/$1.metrics" || true
 }
 
 # after: counts what became of the Instances and brokers of `before`.

@@ -6,7 +6,10 @@
 
 use std::{env, fs, path::Path};
 
-use akri_http_discovery_handler::Config;
+use akri_http_discovery_handler::{
+    Config,
+    formats::{Format, Options, read},
+};
 use clap::{Command, CommandFactory};
 
 /// Every binary whose table stands between `<!-- settings: NAME -->` and `<!-- end -->`.
@@ -68,5 +71,31 @@ fn the_settings_tables_are_what_help_says() {
     }
     if update {
         fs::write(path, text).unwrap();
+    }
+}
+
+/// Else an inventory could have a broker send any file of its Pod to any server, or keep it from starting.
+#[test]
+fn no_source_can_set_what_a_broker_is_set_by() {
+    let options = Options {
+        format: Format::Devices,
+        ..Options::default()
+    };
+    let is_taken = |name: &str| {
+        let body = format!(r#"[{{"endpoint": "a:1", "properties": {{"{name}": "x"}}}}]"#);
+        read(body.as_bytes(), &options).is_ok()
+    };
+    assert!(is_taken("SITE"));
+    for command in [
+        akri_http_broker::standalone::Settings::command(),
+        akri_http_broker::grpc::Settings::command(),
+    ] {
+        for variable in command.get_arguments().filter_map(clap::Arg::get_env) {
+            let variable = variable.to_str().unwrap();
+            assert!(!is_taken(variable), "{variable}");
+        }
+    }
+    for variable in ["RUST_LOG", "SSL_CERT_FILE", "https_proxy", "BASH_ENV"] {
+        assert!(!is_taken(variable), "{variable}");
     }
 }

@@ -16,6 +16,9 @@ CHART_YAML = yaml.safe_load((CHART / "Chart.yaml").read_text())
 # The lowest version that Chart.yaml supports, and the highest that kubernetes-validate has schemas for.
 LOWEST_KUBERNETES = CHART_YAML["kubeVersion"].removeprefix(">=").removesuffix("-0")
 HIGHEST_KUBERNETES = "1.37.0"
+# The chart has no default for it. It is the placeholder of docs/install.md.
+REGISTRY = "registry.example.com/me"
+IN_REGISTRY = ["--set", f"images.registry={REGISTRY}"]
 
 
 def helm(*arguments, values=None, environment=None):
@@ -36,14 +39,14 @@ def helm(*arguments, values=None, environment=None):
 
 def template(*arguments, values=None, release="akri-http"):
     """The rendered objects, in Helm's default namespace unless the arguments set another."""
-    run = helm("template", release, CHART, "--kube-version", LOWEST_KUBERNETES, *arguments, values=values)
+    run = helm("template", release, CHART, "--kube-version", LOWEST_KUBERNETES, *IN_REGISTRY, *arguments, values=values)
     assert run.returncode == 0, run.stderr
     return [document for document in yaml.safe_load_all(run.stdout) if document]
 
 
 def refusal(*arguments, values=None):
     """The error with which Helm refuses these values."""
-    run = helm("template", "akri-http", CHART, "--kube-version", LOWEST_KUBERNETES, *arguments, values=values)
+    run = helm("template", "akri-http", CHART, "--kube-version", LOWEST_KUBERNETES, *IN_REGISTRY, *arguments, values=values)
     assert run.returncode != 0, "these values were accepted"
     return run.stderr
 

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 CORE = [("pods", "Pod"), ("services", "Service")]
 GROUPS = {
     "apps/v1": [("daemonsets", "DaemonSet"), ("deployments", "Deployment")],
+    "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy")],
     "rbac.authorization.k8s.io/v1": [("roles", "Role"), ("rolebindings", "RoleBinding")],
     "akri.sh/v0": [("configurations", "Configuration")],
 }

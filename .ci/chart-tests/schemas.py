@@ -11,6 +11,7 @@ import yaml
 
 SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 AKRI = yaml.safe_load((Path(__file__).parent / "akri" / "crds.yaml").read_text())
+PROMETHEUS = yaml.safe_load((Path(__file__).parent / "prometheus-operator.yaml").read_text())
 HASH = "4294ea"
 
 
@@ -39,6 +40,8 @@ def validate(thing, version):
         jsonschema.Draft202012Validator(AKRI[thing["kind"]]).validate(thing)
         for made in made_by_akri(thing):
             validate(made, version)
+    elif thing["apiVersion"] == "monitoring.coreos.com/v1":
+        jsonschema.Draft202012Validator(PROMETHEUS[thing["kind"]]).validate(thing)
     else:
         _validator(version, thing["kind"], thing["apiVersion"]).validate(thing)
     check_names(thing)

@@ -1,7 +1,9 @@
 """What the chart says about the cluster during an installation, and its notes."""
 
+import json
+
 import pytest
-from chart import CHART, VALUES, configuration, grpc, helm, only, template
+from chart import CHART, CHART_YAML, IN_REGISTRY, configuration, grpc, helm, only, template
 from cluster import cluster
 
 
@@ -10,7 +12,7 @@ def install(tmp_path, configurations, *arguments, values=None):
     with cluster(tmp_path, configurations) as kubeconfig:
         return helm(
             *("install", "akri-http", CHART, "--dry-run=server", "--disable-openapi-validation"),
-            *("--kubeconfig", kubeconfig, *arguments),
+            *("--kubeconfig", kubeconfig, *IN_REGISTRY, *arguments),
             values=values,
             environment={"HOME": str(tmp_path), "KUBECONFIG": str(kubeconfig)},
         )
@@ -23,11 +25,33 @@ def notes(tmp_path, *arguments, configurations=(), values=None):
     return run.stdout.split("\nNOTES:\n")[1]
 
 
+def notes_of_an_upgrade(tmp_path, before, after):
+    """NOTES.txt of a dry run of `helm upgrade` from one set of values to another."""
+    release = {"name": "akri-http", "namespace": "default", "version": 1, "info": {"status": "deployed"}}
+    chart = {"metadata": {key: CHART_YAML[key] for key in ("apiVersion", "name", "version")}}
+    (tmp_path / "releases.yaml").write_text(json.dumps([release | {"chart": chart}]))
+    there = [thing for thing in template(values=before) if thing["kind"] == "Configuration"]
+    with cluster(tmp_path, there) as kubeconfig:
+        run = helm(
+            *("upgrade", "akri-http", CHART, "--dry-run=server", "--disable-openapi-validation", "--kubeconfig", kubeconfig),
+            *IN_REGISTRY,
+            values=after,
+            environment={
+                "HOME": str(tmp_path),
+                "KUBECONFIG": str(kubeconfig),
+                "HELM_DRIVER": "memory",
+                "HELM_MEMORY_DRIVER_DATA": str(tmp_path / "releases.yaml"),
+            },
+        )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split("\nNOTES:\n")[1]
+
+
 def test_without_akris_crds_an_installation_says_what_to_install(tmp_path):
     run = install(tmp_path, None)
     assert run.returncode != 0
     assert "this cluster does not know Configurations (akri.sh/v0)" in run.stderr
-    assert "helm install akri akri-helm-charts/akri" in run.stderr
+    assert "helm install akri akri-helm-charts/akri-dev --version 0.13.26`" in run.stderr
 
 
 def test_without_akris_crds_the_chart_still_renders_offline():
@@ -38,6 +62,8 @@ def test_without_configurations_no_crds_are_needed(tmp_path):
     text = notes(tmp_path, configurations=None, values={"configurations": []})
     assert "This release has no Configurations" in text
     assert "Akri's CRDs (akri.sh/v0) are missing" in text
+    assert "helm install akri akri-helm-charts/akri-dev --version 0.13.26\n" in text
+    assert "webhookConfiguration.enabled=false" in text
 
 
 def test_changed_details_are_refused_because_akri_would_ignore_them(tmp_path):
@@ -81,12 +107,9 @@ def test_the_notes_say_that_nobody_answers_at_the_default_address(tmp_path):
     assert 'This release has no Service called "discovery", but akri-http polls it' in notes(tmp_path)
 
 
-def test_the_notes_name_the_images_whose_registry_is_still_the_placeholder(tmp_path):
-    said = "the placeholder registry.example.com: "
-    assert f"{said}discoveryHandler, grpcBroker, grpcClient, mockDevice, standaloneBroker.\n" in notes(tmp_path)
-    ours = [name for name in VALUES["images"] if name != "curl"]
-    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in ours}}
-    assert "registry" not in notes(tmp_path, values=own)
+def test_the_notes_say_that_the_registry_is_still_the_placeholder(tmp_path):
+    assert "images.registry is registry.example.com/me, a placeholder. Set it to your registry." in notes(tmp_path)
+    assert "registry" not in notes(tmp_path, "--set", "images.registry=registry.test")
 
 
 def test_the_notes_say_how_to_reach_grpc_brokers(tmp_path):
@@ -113,9 +136,8 @@ def test_without_a_service_the_notes_promise_no_address(tmp_path):
 
 
 def test_the_notes_speak_of_grpc_only_where_it_is_used(tmp_path):
-    own = {"images": {name: {"repository": f"registry.test/{name}"} for name in VALUES["images"]}}
-    assert "grpc" not in notes(tmp_path, values=own).lower()
-    assert "grpc" not in notes(tmp_path, values=own | configuration()).lower()
+    assert "grpc" not in notes(tmp_path).lower()
+    assert "grpc" not in notes(tmp_path, values=configuration()).lower()
 
 
 def test_the_notes_leave_out_what_was_not_installed(tmp_path):
@@ -128,3 +150,28 @@ def test_the_notes_leave_out_what_was_not_installed(tmp_path):
 def test_the_notes_speak_of_the_mock_only_where_it_is_polled(tmp_path, details, said):
     values = {"configurations": [{"name": "a", "discoveryDetails": {"url": details}}]}
     assert ('no Service called "discovery"' in notes(tmp_path, values=values)) == said
+
+
+def broker(*names):
+    """Values with two Configurations, of which these have a broker."""
+    every = [{"name": name, "discoveryDetails": "http://a/"} for name in ("cameras", "boilers")]
+    return {"configurations": [c | ({"broker": {"kind": "standalone"}} if c["name"] in names else {}) for c in every]}
+
+
+def test_an_upgrade_that_adds_a_broker_to_a_configuration_says_that_the_controller_has_to_restart(tmp_path):
+    text = notes_of_an_upgrade(tmp_path, broker("boilers"), broker("boilers", "cameras"))
+    assert "This upgrade added a broker to cameras. Akri's Controller" in text
+    assert "kubectl rollout restart deployment/akri-controller-deployment" in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (broker("cameras"), broker("cameras")),
+        (broker("cameras"), broker()),
+        ({"configurations": []}, broker("cameras")),
+    ],
+    ids=["the same broker", "a broker that is gone", "a broker of a new Configuration"],
+)
+def test_no_other_upgrade_asks_for_a_restart(tmp_path, before, after):
+    assert "restart" not in notes_of_an_upgrade(tmp_path, before, after)

@@ -7,9 +7,10 @@ import shlex
 
 import pytest
 import yaml
-from chart import CHART, LOWEST_KUBERNETES, ROOT, VALUES, grpc, helm, only, template
+from chart import CHART, LOWEST_KUBERNETES, REGISTRY, ROOT, VALUES, grpc, helm, only, template
 from manifests import FOLDER, MANIFESTS, render
 from schemas import AKRI, pod_spec, validate
+from values_table import README, keys, readme, rows
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES_TEXT = (CHART / "values.yaml").read_text()
@@ -25,10 +26,14 @@ IN_WORDS = {
     "configurations.broker.image",
     "configurations.broker.instanceService",
     "configurations.broker.job",
+    "configurations.broker.podSpec",
     "configurations.broker.ports",
     "configurations.discoveryDetails",
     "configurations.discoveryProperties",
     "global",
+    "grpcClient.podSpec",
+    "handler.extraContainers",
+    "handler.initContainers",
     "imagePullSecrets",
 }
 
@@ -135,6 +140,12 @@ def test_the_handlers_settings_and_their_defaults_are_those_of_the_handler():
     assert charts == handlers | {"ADMIN_ADDRESS": ":8081", "STATE_DIRECTORY": "/var/lib/akri-http", "RUST_LOG": "info"}
 
 
+def test_the_details_have_the_keys_that_the_handler_reads():
+    mapping = re.search(r"^struct Mapping \{\n(.*?)^\}", (ROOT / "discovery-handler/src/details.rs").read_text(), re.M | re.S)[1]
+    keys = {re.sub(r"_(\w)", lambda m: m[1].upper(), name) for name in re.findall(r"^    (\w+):", mapping, re.M)}
+    assert keys == set(SCHEMA["properties"]["configurations"]["items"]["properties"]["discoveryDetails"]["properties"])
+
+
 def test_the_grpc_port_and_settings_are_those_of_the_broker_and_the_client():
     broker, client = settings("broker/src/grpc/settings.rs"), settings("broker/src/client/settings.rs")
     assert broker.keys() == {"GRPC_ENDPOINT", "MIN_INTERVAL", "MAX_READS"}
@@ -160,6 +171,17 @@ def test_the_probes_ask_for_the_service_that_the_broker_serves():
     (container,) = pod_spec(only(template(values=grpc()), "Configuration"))["containers"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["grpc"]["service"] == f"{package}.{service}"
+
+
+def test_the_table_in_the_readme_is_what_the_values_say():
+    assert README.read_text() == readme(), "run .ci/chart --update"
+
+
+def test_the_table_has_a_default_for_every_value():
+    paths = {path for path, value, _ in rows(VALUES_TEXT) if value}
+    every = {path for path, _ in keys(VALUES_TEXT)}
+    leaves = {path for path in every if not any(other[: len(path)] == path and other != path for other in every)}
+    assert {leaf for leaf in leaves if not any(leaf[:length] in paths for length in range(1, len(leaf) + 1))} == set()
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -190,24 +212,25 @@ def test_the_values_for_akris_chart_name_the_images_and_details_of_ours():
     custom = yaml.safe_load((ROOT / "helm/akri-custom-values.yaml").read_text())["custom"]
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     ours = VALUES["configurations"][0]
-    assert custom["discovery"]["image"]["repository"] == VALUES["images"]["discoveryHandler"]["repository"]
+    assert custom["discovery"]["image"]["repository"] == f"{REGISTRY}/{VALUES['images']['discoveryHandler']['repository']}"
     assert custom["discovery"]["image"]["tag"] == custom["configuration"]["brokerPod"]["image"]["tag"] == version
-    assert custom["configuration"]["brokerPod"]["image"]["repository"] == VALUES["images"]["standaloneBroker"]["repository"]
+    broker = f"{REGISTRY}/{VALUES['images']['standaloneBroker']['repository']}"
+    assert custom["configuration"]["brokerPod"]["image"]["repository"] == broker
     assert custom["configuration"]["name"] == ours["name"]
     assert custom["configuration"]["discoveryDetails"] == ours["discoveryDetails"]
     assert custom["configuration"]["discoveryHandlerName"] == VALUES["handler"]["name"]
 
 
-def test_the_values_name_the_placeholder_registry_of_the_document():
-    registry = re.search(r"^REGISTRY=(.*)$", INSTALL.read_text(), flags=re.MULTILINE)[1]
-    images = {name: image["repository"] for name, image in VALUES["images"].items() if name != "curl"}
+def test_the_placeholder_registry_is_the_same_everywhere():
     example = yaml.safe_load((ROOT / "helm/examples/private-registry.yaml").read_text())["images"]
-    assert images == {name: image["repository"] for name, image in example.items()}
-    assert all(repository.startswith(f"{registry}/") for repository in images.values())
+    for name, value in (("REGISTRY", example["registry"]), ("TAG", example["tag"])):
+        assert re.search(rf"^{name}=(.*)$", INSTALL.read_text(), flags=re.MULTILINE)[1] == value
+    assert example["registry"] == REGISTRY
+    assert f"for example {REGISTRY}." in VALUES_TEXT
 
 
 def test_the_document_builds_and_pushes_every_image_of_the_values():
-    images = {image["repository"].split("/")[-1] for name, image in VALUES["images"].items() if name != "curl"}
+    images = {image["repository"] for image in VALUES["images"].values() if isinstance(image, dict)}
     for action, option in (("build", "--tag"), ("push", None)):
         found = {next(options(w, option)) if option else w[2] for w in COMMANDS if w[:2] == ["docker", action]}
         assert found == {f"$REGISTRY/{image}:$TAG" for image in images}
@@ -268,7 +291,7 @@ HELM_COMMANDS = [w for w in COMMANDS if w[0] == "helm" and w[1] in ("install", "
 
 @pytest.mark.parametrize("words", HELM_COMMANDS, ids=" ".join)
 def test_every_value_that_a_documented_command_sets_exists(words):
-    known = AKRI_KEYS if "akri-helm-charts/akri" in words else set(schema_keys(SCHEMA))
+    known = AKRI_KEYS if "akri-helm-charts/akri-dev" in words else set(schema_keys(SCHEMA))
     for setting in options(words, "--set", "--set-string"):
         key = re.sub(r"\[\d+\]", "", setting.split("=")[0])
         assert key in known or (key.startswith("imagePullSecrets.") and "imagePullSecrets" in known), key
@@ -283,7 +306,24 @@ def test_every_documented_command_for_our_chart_renders(words):
     assert run.returncode == 0, run.stderr
 
 
+def test_every_document_names_the_version_of_akri_in_every_command():
+    files = [ROOT / "README.md", INSTALL, ROOT / "helm/akri-custom-values.yaml", *(CHART / "templates").rglob("*.t*")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    lines = [line for line in lines if re.search(r"helm (install|upgrade) akri ", line)]
+    # `helm install akri` in a sentence is not a command.
+    lines = [line for line in lines if not re.search("helm install akri` (hangs|says)", line)]
+    assert len(lines) >= 7
+    for line in lines:
+        assert re.search(r"akri-dev (--repo \S+ )?--version 0\.13\.26\b", line), line
+
+
+def test_the_values_of_akris_chart_that_the_document_names_exist():
+    named = set(re.findall(r"\b((?:webhookConfiguration|cleanupHook)\.[\w.]*\w)", INSTALL.read_text()))
+    assert len(named) == 4
+    assert named <= AKRI_KEYS
+
+
 def test_the_document_has_commands_for_both_routes():
     text = [" ".join(words) for words in HELM_COMMANDS]
-    assert any("akri-helm-charts/akri --values helm/akri-custom-values.yaml" in line for line in text)
+    assert any("akri-helm-charts/akri-dev --version 0.13.26 --values helm/akri-custom-values.yaml" in line for line in text)
     assert any("./helm/akri-http" in line for line in text)

@@ -20,4 +20,4 @@ pub use connections::{Close, Connections, Limits, Tcp};
 pub use outage::{LineBudget, Outage};
 pub use settings::{listen, parse_duration, parse_listen_address};
 pub use start::{BadSetting, Shutdown, execute, execute_with_log, log_builder, version};
-pub use words::{causes, innermost, one_line};
+pub use words::{causes, innermost, is_harmless, one_line};

@@ -16,16 +16,19 @@ pub fn one_line(text: &str) -> String {
             let _ = write!(line, "... ({} bytes)", text.len());
             break;
         }
-        // The latter break lines or change their direction, without being control characters.
-        if character.is_control()
-            || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
-            line.extend(character.escape_default());
-        } else {
+        if is_harmless(character) {
             line.push(character);
+        } else {
+            line.extend(character.escape_default());
         }
     }
     line
+}
+
+/// Whether it stands in a log line as it is: it is no control character, ends no line, and does not change the line's direction.
+pub fn is_harmless(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// An error and its causes, from the outermost to the innermost.

@@ -14,6 +14,7 @@ use reqwest::{
         AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName,
         HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, TRANSFER_ENCODING,
     },
+    tls::TlsInfo,
 };
 
 use crate::{
@@ -227,6 +228,17 @@ impl Reply {
     /// The status: a 2xx, or 304.
     pub fn status(&self) -> StatusCode {
         self.response.status()
+    }
+
+    /// The version of HTTP.
+    pub fn version(&self) -> Version {
+        self.response.version()
+    }
+
+    /// The server's certificate, in DER; `None` where no TLS was spoken.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        let tls = self.response.extensions().get::<TlsInfo>()?;
+        tls.peer_certificate()
     }
 
     /// How many bytes the body will have, where the server says so.

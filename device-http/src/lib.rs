@@ -17,4 +17,4 @@ pub use credentials::{Credentials, IdentityError, Why, text};
 pub use endpoint::{Endpoint, EndpointError, MAX_ENDPOINT_BYTES, check_listed, excerpt, shown};
 pub use error::HttpError;
 pub use files::CredentialFiles;
-pub use reqwest::{StatusCode, Url, header};
+pub use reqwest::{StatusCode, Url, Version, header};

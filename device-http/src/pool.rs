@@ -132,6 +132,7 @@ pub(crate) fn builder(user_agent: &str, resolver: Resolver) -> ClientBuilder {
         .no_proxy()
         // A redirect must not carry the query elsewhere.
         .referer(false)
+        .tls_info(true)
 }
 
 fn policy(redirects: Redirects, secret: bool) -> Policy {

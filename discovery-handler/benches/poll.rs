@@ -77,6 +77,18 @@ fn body(devices: usize, change: usize) -> String {
     body
 }
 
+/// These endpoints as an inventory lists them.
+fn json(body: &str) -> String {
+    let device = |(number, endpoint): (usize, &str)| {
+        format!(
+            "  {{\"id\": \"sensor-{number}\", \"endpoint\": \"{endpoint}\",\n   \"properties\": {{\"SITE\": \"north\", \"RACK\": \"rack-{}\", \"ROLE\": \"temperature\"}}}}",
+            number % 100
+        )
+    };
+    let devices: Vec<_> = body.lines().enumerate().map(device).collect();
+    format!("[\n{}\n]\n", devices.join(",\n"))
+}
+
 /// What a poller remembers of the poll before.
 #[derive(Default)]
 struct Last {
@@ -162,6 +174,8 @@ fn whole_process() {
         (10_000, 1, 1, Brings::TheSame),
         (40_000, 1, 1, Brings::TheSame),
         (40_000, 1, 1, Brings::NotModified),
+        (10_000, 1, 1, Brings::Json),
+        (10_000, 1, 1, Brings::JsonNotModified),
         (10_000, 10, 10, Brings::TheSame),
         (10_000, 1, 1, Brings::OneChange),
         (10_000, 1, 1, Brings::HalfOrAll),
@@ -178,6 +192,9 @@ enum Brings {
     TheSame,
     /// The same, told by a 304.
     NotModified,
+    /// The same as JSON, each device with labels.
+    Json,
+    JsonNotModified,
     OneChange,
     /// Every other time half of the devices are missing, and kept for the grace period.
     HalfOrAll,
@@ -189,10 +206,19 @@ impl Brings {
     fn body(self, devices: usize, poll: usize) -> String {
         match self {
             Self::TheSame | Self::NotModified => body(devices, 0),
+            Self::Json | Self::JsonNotModified => json(&body(devices, 0)),
             Self::OneChange => body(devices, poll % 2),
             Self::HalfOrAll => body(devices / (1 + poll % 2), 0),
             Self::AllOther => body(devices, 0).replace("http://10.", "http://11."),
         }
+    }
+
+    fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::JsonNotModified)
+    }
+
+    fn has_a_tag(self) -> bool {
+        matches!(self, Self::NotModified | Self::JsonNotModified)
     }
 
     /// In words, and the grace period with them.
@@ -200,6 +226,8 @@ impl Brings {
         match self {
             Self::TheSame => ("the same", "1m"),
             Self::NotModified => ("304", "1m"),
+            Self::Json => ("the same, JSON", "1m"),
+            Self::JsonNotModified => ("304, JSON", "1m"),
             Self::OneChange => ("one change", "0s"),
             Self::HalfOrAll => ("half or all", "1m"),
             Self::AllOther => ("all others", "2s"),
@@ -210,9 +238,9 @@ impl Brings {
 fn process(devices: usize, streams: usize, pollers: usize, brings: Brings) {
     let directory = tempfile::tempdir().unwrap();
     let polls = Arc::new(AtomicU64::new(0));
-    let bodies = Arc::new(Mutex::new(body(devices, 0)));
-    let tag = brings == Brings::NotModified;
-    let port = discovery_service(bodies.clone(), polls.clone(), tag);
+    let bodies = Arc::new(Mutex::new(brings.body(devices, 0)));
+    let port = discovery_service(bodies.clone(), polls.clone(), brings.has_a_tag());
+    let format = if brings.is_json() { "devices" } else { "lines" };
     let mut handler = Handler::start(directory.path());
     let messages = Arc::new(AtomicU64::new(0));
     let count = || {
@@ -230,8 +258,9 @@ fn process(devices: usize, streams: usize, pollers: usize, brings: Brings) {
     let open = |streams| {
         for stream in 0..streams {
             let request = stream % pollers;
-            let details =
-                format!("url: http://127.0.0.1:{port}/?{request}\ninterval: 100ms\ngrace: {grace}");
+            let details = format!(
+                "url: http://127.0.0.1:{port}/?{request}\ninterval: 100ms\ngrace: {grace}\nformat: {format}"
+            );
             tokio::spawn(agent(socket.clone(), details, messages.clone()));
         }
     };
@@ -322,7 +351,14 @@ fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>, tag: bool)
                         // At once: in pieces, they would wake the handler one by one.
                         let tag = if tag { "ETag: \"1\"\r\n" } else { "" };
                         let length = body.len();
-                        let head = format!("HTTP/1.1 200 OK\r\n{tag}Content-Length: {length}");
+                        let kind = if body.starts_with('[') {
+                            "application/json"
+                        } else {
+                            "text/plain"
+                        };
+                        let head = format!(
+                            "HTTP/1.1 200 OK\r\n{tag}Content-Type: {kind}\r\nContent-Length: {length}"
+                        );
                         stream.write_all((head + "\r\n\r\n" + &body).as_bytes())?;
                     }
                 }

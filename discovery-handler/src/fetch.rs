@@ -6,10 +6,10 @@ use std::{
 };
 
 use akri_device_http::{
-    Client, HttpError, Reply, StatusCode,
+    Client, HttpError, Reply, StatusCode, Version,
     header::{
-        ACCEPT, ACCEPT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-        IF_NONE_MATCH, LAST_MODIFIED,
+        ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
+        IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
     },
 };
 
@@ -67,18 +67,49 @@ impl LastBody {
 pub struct Fetched {
     /// All of it, unpacked.
     pub body: Vec<u8>,
+    /// What came before it.
+    pub head: Head,
+}
+
+/// What a reply says before its body.
+pub struct Head {
+    /// 200, or 204: an empty list in any format.
+    pub status: StatusCode,
+    /// Of HTTP.
+    pub version: Version,
     /// Its Content-Type; empty where there is none.
     pub content_type: String,
-    /// It is a 204: an empty list in any format.
-    pub no_content: bool,
+    /// How its body was compressed, if it was.
+    pub encoding: Option<HeaderValue>,
+    /// Its ETag or its Last-Modified, if the next poll sends it back.
     condition: Condition,
+    /// The server's certificate, in DER, where TLS was spoken.
+    pub certificate: Option<Vec<u8>>,
+}
+
+impl Head {
+    fn of(reply: &Reply) -> Self {
+        Self {
+            status: reply.status(),
+            version: reply.version(),
+            content_type: reply.content_type().to_owned(),
+            encoding: reply.header(&CONTENT_ENCODING).cloned(),
+            condition: condition(reply),
+            certificate: reply.certificate().map(<[u8]>::to_vec),
+        }
+    }
+
+    /// What the next poll sends back, so that the server can answer 304.
+    pub fn validator(&self) -> Option<&HeaderValue> {
+        self.condition.as_ref().map(|(_, value)| value)
+    }
 }
 
 impl Fetched {
     /// What the next [`fetch`] shall know about it.
     pub fn keep(self) -> LastBody {
         let last = LastBody::of(self.body);
-        last.set(self.condition);
+        last.set(self.head.condition);
         last
     }
 }
@@ -115,34 +146,25 @@ pub async fn fetch(
         // The other 2xx do not promise that this is the list.
         status => return Err(HttpError::Status(status)),
     }
-    let content_type = reply.content_type().to_owned();
-    let no_content = reply.status() == StatusCode::NO_CONTENT;
-    let condition = condition(&reply);
+    let head = Head::of(&reply);
     let announced = usize::try_from(reply.announced().unwrap_or(0)).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(HttpError::TooLarge(limit));
     }
     let mut arriving = Arriving::new(last, announced, limit);
-    if !no_content {
+    if head.status != StatusCode::NO_CONTENT {
         let mut body = Body::of(reply)?;
         while let Some(chunk) = body.chunk().await? {
             arriving.push(&chunk)?;
         }
     }
-    match (arriving.finish(), last) {
-        (None, last) => {
-            if let Some(last) = last {
-                last.set(condition);
-            }
-            Ok(None)
+    let Some(body) = arriving.finish() else {
+        if let Some(last) = last {
+            last.set(head.condition);
         }
-        (Some(body), _) => Ok(Some(Fetched {
-            body,
-            content_type,
-            no_content,
-            condition,
-        })),
-    }
+        return Ok(None);
+    };
+    Ok(Some(Fetched { body, head }))
 }
 
 /// How to ask for what is newer than this reply. Only a 200 says so of the list.

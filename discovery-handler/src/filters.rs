@@ -4,24 +4,39 @@ use std::{
     collections::BTreeMap,
     fmt,
     hash::{Hash, Hasher},
+    sync::Arc,
 };
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::{
+    Input,
+    dfa::{
+        Automaton, StartKind,
+        dense::{self, DFA},
+    },
+    nfa::thompson,
+    util::syntax,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use akri_daemon::innermost;
+
 use crate::formats::{Format, is_property_name};
 
-/// The most expressions of one request. With the limits below they take less than 2 MB in the worst case (rule 17).
+/// The most expressions of one request. With the limit below they take at most 2 MiB (rule 17).
 const MAX_PATTERNS: usize = 16;
 
 /// The longest expression, in bytes.
 const MAX_PATTERN_BYTES: usize = 1_024;
 
-/// What an expression may take, compiled and when it is used.
-const SIZE: usize = 32 * 1024;
+/// What an expression may take, in bytes. It is compiled as a whole, to a table of its states: whatever text it is used on, each byte
+/// costs one look into that table. All pollers share a thread, and an expression that is slow would stop them.
+const SIZE: usize = 128 * 1024;
+
+/// What compiling it may take, in bytes.
+const SCRATCH: usize = 4 * SIZE;
 
 /// The devices that at least one `include` matches, or all where there is none, but for those that an `exclude` matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,12 +54,29 @@ struct Filter {
 }
 
 /// Matches anywhere in a text, unless it is anchored. Two are the same if they are written the same.
-#[derive(Clone, Debug)]
-struct Pattern(Regex);
+#[derive(Clone)]
+struct Pattern {
+    written: String,
+    states: Arc<DFA<Vec<u32>>>,
+}
+
+impl Pattern {
+    fn matches(&self, text: &str) -> bool {
+        let earliest = Input::new(text).earliest(true);
+        // It gives up at no byte, since none has been set for that.
+        matches!(self.states.try_search_fwd(&earliest), Ok(Some(_)))
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.written.fmt(f)
+    }
+}
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.written == other.written
     }
 }
 
@@ -52,7 +84,7 @@ impl Eq for Pattern {}
 
 impl Hash for Pattern {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.as_str().hash(state);
+        self.written.hash(state);
     }
 }
 
@@ -153,12 +185,11 @@ impl Filters {
 
 impl Filter {
     fn matches(&self, id: &str, endpoint: &str, properties: &BTreeMap<String, String>) -> bool {
-        let is_match = |Pattern(regex): &Pattern, text: &str| regex.is_match(text.as_bytes());
         let has = |(name, pattern): &(String, Pattern)| {
-            (properties.get(name)).is_some_and(|value| is_match(pattern, value))
+            (properties.get(name)).is_some_and(|value| pattern.matches(value))
         };
-        (self.id.as_ref()).is_none_or(|pattern| is_match(pattern, id))
-            && (self.endpoint.as_ref()).is_none_or(|pattern| is_match(pattern, endpoint))
+        (self.id.as_ref()).is_none_or(|pattern| pattern.matches(id))
+            && (self.endpoint.as_ref()).is_none_or(|pattern| pattern.matches(endpoint))
             && self.properties.iter().all(has)
     }
 }
@@ -203,20 +234,34 @@ fn compile(text: &str) -> Result<Pattern, String> {
     if text.len() > MAX_PATTERN_BYTES {
         return Err(format!("is longer than {MAX_PATTERN_BYTES} bytes"));
     }
-    let mut builder = RegexBuilder::new(text);
-    let built = (builder.unicode(false).size_limit(SIZE).dfa_size_limit(SIZE)).build();
-    built.map(Pattern).map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => {
-            "is a regular expression that would need too much memory".into()
+    let config = dense::Config::new()
+        .start_kind(StartKind::Unanchored)
+        .dfa_size_limit(Some(SIZE))
+        .determinize_size_limit(Some(SCRATCH));
+    let built = DFA::builder()
+        .configure(config)
+        .syntax(syntax::Config::new().unicode(false).utf8(false))
+        .thompson(
+            thompson::Config::new()
+                .utf8(false)
+                .nfa_size_limit(Some(SCRATCH)),
+        )
+        .build(text);
+    match built {
+        Ok(states) => Ok(Pattern {
+            written: text.to_owned(),
+            states: Arc::new(states),
+        }),
+        Err(error) => {
+            let innermost = innermost(&error).to_string();
+            // Before the last line stands the expression.
+            let why = innermost.lines().last().unwrap_or_default().trim();
+            Err(match why.strip_prefix("error: ") {
+                Some(why) => format!("is not a regular expression: {why}"),
+                None => "is a regular expression that would need too much memory".into(),
+            })
         }
-        // The first lines show the expression.
-        error => {
-            let error = error.to_string();
-            let why = error.lines().last().unwrap_or_default();
-            let why = why.trim().trim_start_matches("error: ");
-            format!("is not a regular expression: {why}")
-        }
-    })
+    }
 }
 
 #[cfg(test)]

@@ -30,13 +30,14 @@ use std::{
 };
 
 use akri_daemon::LineBudget;
-use akri_device_http::{Client, Credentials, Redirects, shown};
+use akri_device_http::{Client, Credentials, HttpError, Redirects, StatusCode, shown};
 use akri_discovery::{Devices, Discovered, DiscoveryHandler, Properties};
 use async_trait::async_trait;
 
 pub use check::{Check, Output, check};
 pub use config::Config;
 pub use details::{DetailsError, DiscoveryDetails};
+use fetch::{Fetched, LastBody};
 use formats::Format;
 
 const USER_AGENT: &str = concat!("akri-http-discovery-handler/", env!("CARGO_PKG_VERSION"));
@@ -119,6 +120,20 @@ impl Http {
         })
     }
 
+    async fn fetch(
+        &self,
+        request: &Request,
+        last: Option<&LastBody>,
+    ) -> Result<Option<Fetched>, HttpError> {
+        let Request {
+            client, details, ..
+        } = request;
+        let format = details.options.format;
+        let refresh = Some(details.interval).filter(|_| format == Format::HttpSd);
+        let headers = fetch::headers(format.accept(), refresh);
+        fetch::fetch(client, details, headers, last, self.config.max_body_bytes).await
+    }
+
     fn warn_of_ignored(&self, details: &DiscoveryDetails, properties: &Properties) {
         if let Some(names) = credentials::ignored(properties)
             && let Some(left_out) =
@@ -129,10 +144,28 @@ impl Http {
     }
 }
 
+/// An id, or an endpoint, safe to log. One without a scheme has no place for a secret.
+fn shown_id(id: &str) -> Cow<'_, str> {
+    match id.contains("://") {
+        true => Cow::Owned(shown(id)),
+        false => Cow::Borrowed(id),
+    }
+}
+
+/// The devices of a reply.
+fn devices(request: &Request, fetched: &Fetched) -> anyhow::Result<Devices> {
+    if fetched.head.status == StatusCode::NO_CONTENT {
+        return Ok(Devices::from(Vec::new()));
+    }
+    let options = &request.details.options;
+    (options.format).check_content_type(&fetched.head.content_type)?;
+    formats::read(&fetched.body, options)
+}
+
 #[async_trait]
 impl DiscoveryHandler for Http {
     type Request = Request;
-    type Reply = fetch::LastBody;
+    type Reply = LastBody;
 
     fn request(&self, details: &str, properties: &Properties) -> anyhow::Result<Request> {
         let details = DiscoveryDetails::parse(details, &self.config.handler)?;
@@ -152,26 +185,15 @@ impl DiscoveryHandler for Http {
     async fn discover(
         &self,
         request: &Request,
-        last: Option<&fetch::LastBody>,
-    ) -> anyhow::Result<Discovered<fetch::LastBody>> {
-        let (client, details) = (&request.client, &request.details);
-        let format = details.options.format;
-        let refresh = Some(details.interval).filter(|_| format == Format::HttpSd);
-        let headers = fetch::headers(format.accept(), refresh);
-        let limit = self.config.max_body_bytes;
-        let Some(fetched) = fetch::fetch(client, details, headers, last, limit).await? else {
-            return Ok(Discovered::Unchanged);
-        };
-        let devices = if fetched.no_content {
-            Devices::from(Vec::new())
-        } else {
-            format.check_content_type(&fetched.content_type)?;
-            formats::read(&fetched.body, &details.options)?
-        };
-        Ok(Discovered::Devices(devices, fetched.keep()))
+        last: Option<&LastBody>,
+    ) -> anyhow::Result<Discovered<LastBody>> {
+        Ok(match self.fetch(request, last).await? {
+            None => Discovered::Unchanged,
+            Some(fetched) => Discovered::Devices(devices(request, &fetched)?, fetched.keep()),
+        })
     }
 
     fn shown<'a>(&self, id: &'a str) -> Cow<'a, str> {
-        Cow::Owned(shown(id))
+        shown_id(id)
     }
 }

@@ -9,6 +9,8 @@ use clap::{Parser, Subcommand};
 /// An Akri discovery handler for HTTP devices: polls a discovery URL and streams the devices to the Agent.
 #[derive(Parser)]
 #[command(name = "discovery-handler", version = akri_daemon::version())]
+// What decides about a poll decides about a check too, on either side of the word.
+#[command(mut_args(|argument| argument.global(true)))]
 struct Arguments {
     #[command(subcommand)]
     instead: Option<Instead>,

@@ -8,10 +8,16 @@
 
 mod support;
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
 
+use akri_http_discovery_handler::{Check, check as check_here};
 use akri_http_stub_agent::instance_hash;
-use support::*;
+use clap::Parser;
+use support::{tls::*, *};
 
 struct Ended {
     status: i32,
@@ -20,9 +26,17 @@ struct Ended {
 }
 
 async fn check(arguments: &[&str]) -> Ended {
+    check_with_input(arguments, "").await
+}
+
+async fn check_with_input(arguments: &[&str], input: &str) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_discovery-handler"));
     command.env_clear().arg("check").args(arguments);
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let piped = (command.stdin(Stdio::piped()).stdout(Stdio::piped())).stderr(Stdio::piped());
+    let mut process = piped.spawn().unwrap();
+    // Who does not read it ends without it.
+    let _ = process.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap());
     let output = soon(output).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ended {
@@ -41,6 +55,9 @@ async fn it_shows_the_instances_and_what_their_brokers_get() {
     let first = lines.next().unwrap();
     assert!(first.starts_with("2 devices after "), "{first}");
     assert!(first.ends_with(" of at most 4194304 bytes"), "{first}");
+    let reply = lines.next().unwrap();
+    let expected = "HTTP/1.1, status 200, 24 bytes, neither ETag nor Last-Modified";
+    assert_eq!(reply, expected);
     let rest: Vec<String> = lines.map(str::to_owned).collect();
     let device = |endpoint: &str| {
         [
@@ -107,11 +124,7 @@ async fn the_status_says_whether_the_source_or_the_details_are_wrong() {
             "--property is not NAME=VALUE",
         ),
         (&["-f", "/nowhere"], 2, "reading /nowhere: No such file"),
-        (
-            &["-f", "/dev/zero"],
-            2,
-            "/dev/zero is not a file of at most",
-        ),
+        (&["-f", "/dev/zero"], 2, "/dev/zero is not a file"),
         (
             &[&*url, "--properties-dir", "/nowhere"],
             2,
@@ -130,4 +143,216 @@ async fn the_status_says_whether_the_source_or_the_details_are_wrong() {
     }
     let ended = check(&[]).await;
     assert_eq!(ended.status, 2, "clap says what is missing");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let spec = "metadata: {name: lab}\nspec: {discoveryHandler: {name: onvif}}";
+    for (kind, why) in [
+        ("Instance", "kind is Instance, not Configuration"),
+        (
+            "Configuration",
+            "the Configuration asks for the handler onvif",
+        ),
+    ] {
+        fs::write(path, format!("kind: {kind}\n{spec}")).unwrap();
+        let ended = check(&["-f", path]).await;
+        assert_eq!(ended.status, 2, "{}", ended.stderr);
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    }
+    fs::write(path, "x".repeat(1024 * 1024 + 1)).unwrap();
+    let ended = check(&["-f", path]).await;
+    assert!(
+        ended.stderr.contains("is longer than 1048576 bytes"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[tokio::test]
+async fn it_shows_what_http_and_tls_say_of_the_reply() {
+    let authority = Authority::new();
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Type: text/plain\r\nETag: \"v1\"\r\n\r\n";
+    let server = Secure::start(
+        &authority.issue("localhost"),
+        None,
+        false,
+        &format!("{head}a:1\n"),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("HTTP_CA_CERT"), authority.pem()).unwrap();
+    let directory = directory.path().to_str().unwrap();
+    let url = format!("https://localhost:{}/", server.port);
+    let ended = check(&[&url, "--properties-dir", directory]).await;
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let reply = ended.stdout.lines().nth(1).unwrap();
+    let begins = "HTTP/1.1, status 200, 4 bytes of text/plain, may be asked for by \"v1\"; \
+                  TLS certificate of CN=rcgen self signed cert, issued by CN=authority ";
+    assert!(reply.starts_with(begins), "{reply}");
+    assert!(reply.ends_with(", good until 4096-01-01"), "{reply}");
+
+    let ended = check(&[&url, "--properties-dir", directory, "--output", "json"]).await;
+    let found: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(found["reply"]["status"], 200);
+    assert_eq!(found["reply"]["validator"], "\"v1\"");
+    assert_eq!(found["reply"]["certificate"]["notAfter"], "4096-01-01");
+}
+
+/// A cluster whose Kubernetes API answers every request with this.
+struct Cluster {
+    api: Secure,
+    account: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn answering(status: &str, body: &str) -> Self {
+        let authority = Authority::new();
+        let length = body.len();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+        let api = Secure::start(&authority.issue("localhost"), None, false, &answer);
+        let account = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("token", "hunter2"),
+            ("namespace", "lab"),
+            ("ca.crt", &authority.pem()),
+        ] {
+            fs::write(account.path().join(name), text).unwrap();
+        }
+        Self { api, account }
+    }
+
+    fn of(names: &[&str]) -> Self {
+        let items: Vec<_> = names
+            .iter()
+            .map(|name| serde_json::json!({"metadata": {"name": name}}))
+            .collect();
+        let list = serde_json::json!({"metadata": {}, "items": items});
+        Self::answering("200 OK", &list.to_string())
+    }
+
+    async fn check(&self, url: &str, within: &str, shared: bool) -> Result<(), String> {
+        #[derive(Parser)]
+        struct Arguments {
+            #[command(flatten)]
+            check: Check,
+        }
+        let account = self.account.path().to_str().unwrap();
+        let port = self.api.port.to_string();
+        let arguments = Arguments::parse_from([
+            "check",
+            url,
+            "--name=floor",
+            "--instances-within",
+            within,
+            "--kubernetes-service-host=localhost",
+            "--kubernetes-service-port",
+            &port,
+            "--service-account-directory",
+            account,
+        ]);
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(directory.path());
+        config.handler.shared = shared;
+        let checked = check_here(config, arguments.check, std::future::pending());
+        let checked = soon(checked).await;
+        checked.map_err(|error| format!("{error:#}"))
+    }
+}
+
+#[tokio::test]
+async fn in_a_cluster_each_device_has_to_have_its_instance() {
+    let service = Service::start(list(&["http://a:80", "http://b:80"])).await;
+    let url = service.url();
+    let instance = |endpoint: &str| format!("floor-{}", instance_hash(endpoint, None));
+    let (a, b) = (instance("http://a:80"), instance("http://b:80"));
+
+    let whole = Cluster::of(&[&a, &b, "another-one"]);
+    assert_eq!(whole.check(&url, "0s", true).await, Ok(()));
+    let request = whole.api.seen().remove(0).head;
+    let first = "GET /apis/akri.sh/v0/namespaces/lab/instances?limit=500 ";
+    assert!(request.starts_with(first), "{request}");
+    assert!(
+        request.contains("uthorization: Bearer hunter2"),
+        "{request}"
+    );
+
+    let why = Cluster::of(&[&a]).check(&url, "1s", true).await;
+    let expected = format!(
+        "after 1s: 1 of 2 devices have no Instance, such as http://b:80, whose Instance would be {b}"
+    );
+    assert_eq!(why, Err(expected));
+
+    let each_node = Cluster::of(&["floor-123456", "floor-234567", "floor-2-345678"]);
+    assert_eq!(each_node.check(&url, "0s", false).await, Ok(()));
+    let too_few = Cluster::of(&["floor-123456", "floor-2-345678"]);
+    let why = too_few.check(&url, "0s", false);
+    let expected = "after 0ns: there are 2 devices, but 1 Instances of floor";
+    assert_eq!(why.await, Err(expected.into()));
+}
+
+#[tokio::test]
+async fn a_cluster_that_cannot_be_asked_is_one_sentence() {
+    let service = Service::start(list(&["http://a:80"])).await;
+    let forbidden = Cluster::answering("403 Forbidden", "{}");
+    let why = forbidden.check(&service.url(), "0s", true).await;
+    let expected = "after 0ns: the Pod's ServiceAccount may not list instances.akri.sh";
+    assert_eq!(why, Err(expected.into()));
+    let pages = r#"{"metadata": {"continue": "more"}, "items": []}"#;
+    let endless = Cluster::answering("200 OK", pages);
+    let why = endless.check(&service.url(), "0s", true).await;
+    assert!(
+        why.unwrap_err()
+            .ends_with("there are more than 200 times 500 Instances")
+    );
+    assert_eq!(endless.api.seen().len(), 200);
+    for garbage in ["", "[]", "<html>", r#"{"kind": "Status"}"#] {
+        let cluster = Cluster::answering("200 OK", garbage);
+        let why = cluster.check(&service.url(), "0s", true).await.unwrap_err();
+        assert!(
+            why.contains("what should be a list of Instances is none"),
+            "{why}"
+        );
+    }
+    let ended = check(&[&service.url(), "--instances-within", "1s"]).await;
+    assert_eq!(ended.status, 2);
+    assert!(
+        ended.stderr.contains("so this is no Pod"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_configuration_comes_by_a_pipe_too_and_may_lack_what_is_optional() {
+    let service = Service::start(list(&["http://me:hunter2@a:80/x?key=hunter2"])).await;
+    let manifest = format!(
+        "kind: Configuration\nmetadata: {{name: lab}}\nspec:\n  discoveryHandler:\n    name: http\n    discoveryDetails: {}\n    \
+         discoveryProperties:\n    - name: SITE\n      valueFrom: {{configMapKeyRef: {{name: site, key: site, optional: true}}}}\n",
+        service.url()
+    );
+    let ended = check_with_input(&["-f", "-", "--shared", "false"], &manifest).await;
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    let lines: Vec<_> = ended.stdout.lines().collect();
+    assert!(lines[0].starts_with("1 device after "), "{}", lines[0]);
+    // It may be the log of a Pod.
+    assert_eq!(lines[2], "one for each node  http://a:80/x");
+    assert_eq!(lines[4], "    AKRI_HTTP_DEVICE_ENDPOINT=http://a:80/x");
+    assert!(!ended.stdout.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn with_watch_a_source_that_fails_for_one_reason_is_told_once() {
+    let service = Service::start(raw("500 Oops\r\nContent-Length: 0", "")).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_discovery-handler"));
+    command.args(["check", "--watch", &service.details()]);
+    let piped = (command.env_clear().stdout(Stdio::piped())).stderr(Stdio::piped());
+    let mut process = piped.spawn().unwrap();
+    service.polled(4).await;
+    service.now(list(&["a:1"]));
+    service.polled(2).await;
+    process.kill().unwrap();
+    let output = process.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.matches("answered 500").count(), 1, "{stderr}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(stdout.matches("1 device after").count(), 1, "{stdout}");
 }

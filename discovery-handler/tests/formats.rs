@@ -157,3 +157,17 @@ async fn filters_choose_among_lines_and_among_devices() {
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     log_line(&["include, entry 1, id is not a regular expression: unclosed group"]).await;
 }
+
+#[tokio::test]
+async fn an_id_of_any_script_is_sent_and_logged_as_it_is() {
+    let id = "Ku\u{308}hlraum#2 เครื่อง";
+    let body = format!(r#"[{{"id": "{id}", "endpoint": "a:1"}}]"#);
+    let service = Service::start(json("[]")).await;
+    let handler = Handler::start().await;
+    let details = format!("{}\nformat: devices", service.details());
+    let mut stream = handler.stream(&details).await;
+    assert!(next(&mut stream).await.is_empty());
+    service.now(json(&body));
+    assert_eq!(ids(&next(&mut stream).await), [id]);
+    log_line(&[&service.key(), id]).await;
+}

@@ -8,10 +8,16 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
+
 use rcgen::date_time_ymd;
 use support::{
     tls::{Authority, Leaf, Secure},
     *,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
 };
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na:1\n";
@@ -92,4 +98,89 @@ async fn a_client_certificate_is_shown_where_one_is_wanted() {
         log_line(&["WARN", &service.key(), "received fatal alert"]).await;
         assert!(service.seen().is_empty());
     }
+}
+
+#[tokio::test]
+async fn https_goes_through_a_proxy_as_a_tunnel_that_sees_none_of_it() {
+    let (authority, handler) = (Authority::new(), Handler::start().await);
+    let (ca, leaf) = (authority.pem(), authority.issue("localhost"));
+    let service = Secure::start(&leaf, None, false, ANSWER);
+    let properties = [("HTTP_CA_CERT", &*ca), ("HTTP_BEARER_TOKEN", "hunter2")];
+    let proxy = Tunnel::start("200 OK").await;
+    let through = |proxy: &Tunnel| {
+        let details = service.details();
+        format!(
+            "{details}\nproxy: http://me:secret@127.0.0.1:{}",
+            proxy.port
+        )
+    };
+    let stream = handler.discover_with(&through(&proxy), &properties).await;
+    assert_eq!(stream.unwrap().list().await, ["a:1"]);
+    let head = proxy.asked.lock().unwrap().remove(0).to_lowercase();
+    let port = service.port;
+    assert!(
+        head.starts_with(&format!("connect localhost:{port} ")),
+        "{head}"
+    );
+    assert!(
+        head.contains("proxy-authorization: basic bwu6c2vjcmv0"),
+        "{head}"
+    );
+    assert!(!head.contains("hunter2"), "{head}");
+    service
+        .saw(|seen| seen.head.contains("Bearer hunter2"))
+        .await;
+    assert!(!service.seen()[0].head.to_lowercase().contains("proxy-auth"));
+
+    let proxy = Tunnel::start("407 Proxy Authentication Required").await;
+    let _stream = handler.discover_with(&through(&proxy), &properties).await;
+    let line = log_line(&[&service.key(), "cannot connect: "]).await;
+    assert!(line.contains("proxy"), "{line}");
+    assert!(
+        !line.contains("secret") && !line.contains("hunter2"),
+        "{line}"
+    );
+}
+
+/// An http proxy that answers each CONNECT like this, and then passes on what comes.
+struct Tunnel {
+    port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tunnel {
+    async fn start(status: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let told = asked.clone();
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                tokio::spawn(tunnel(client, status, told.clone()));
+            }
+        });
+        Self { port, asked }
+    }
+}
+
+async fn tunnel(
+    mut client: TcpStream,
+    status: &str,
+    asked: Arc<Mutex<Vec<String>>>,
+) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let target = head.split(' ').nth(1).unwrap().to_owned();
+    asked.lock().unwrap().push(head);
+    let answer = format!("HTTP/1.1 {status}\r\n\r\n");
+    client.write_all(answer.as_bytes()).await?;
+    if status.starts_with("200") {
+        let mut server = TcpStream::connect(target).await?;
+        copy_bidirectional(&mut client, &mut server).await?;
+    }
+    Ok(())
 }

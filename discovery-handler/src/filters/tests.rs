@@ -75,6 +75,10 @@ fn what_can_never_work_is_refused_with_its_place() {
             "include, entry 1, property A is not a regular expression: unclosed character class",
         ),
         (
+            "exclude: {id: 'a[ab]{50}c'}",
+            "exclude, entry 1, id is a regular expression that would need too much memory",
+        ),
+        (
             "include: {id: 'a{1000}{1000}'}",
             "include, entry 1, id is a regular expression that would need too much memory",
         ),
@@ -121,5 +125,24 @@ fn filters_are_the_same_if_they_are_written_the_same() {
     ] {
         assert_ne!(one, read(other));
         assert_ne!(hash(&one), hash(&read(other)));
+    }
+}
+
+#[test]
+fn what_people_filter_by_is_small_enough() {
+    let rooms: Vec<_> = (100..200).map(|room| format!("room-{room}")).collect();
+    let names: Vec<_> = (0..15)
+        .map(|n| format!("sensor-{n}\\.hall-{}\\.plant\\.example\\.com", n * 7))
+        .collect();
+    for pattern in [
+        r"^https?://[a-z0-9-]+\.hall-3\.plant\.example\.com(:[0-9]{1,5})?/",
+        r"^10\.(1|2)[0-9]{0,2}\.[0-9]{1,3}\.[0-9]{1,3}(:[0-9]+)?$",
+        r"(?i)boiler|pump|valve",
+        r"temperature.*(north|south)",
+        r"\bspare\b",
+        &format!("^({})$", rooms.join("|")),
+        &format!("^https?://({})", names.join("|")),
+    ] {
+        assert!(compile(pattern).is_ok(), "{pattern}");
     }
 }

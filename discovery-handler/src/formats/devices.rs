@@ -1,5 +1,6 @@
 //! An array of devices, each with an endpoint, an id of its own or the endpoint for one, and properties as they are.
 
+use akri_daemon::is_harmless;
 use akri_device_http::{MAX_ENDPOINT_BYTES, check_listed, excerpt};
 use akri_discovery::Devices;
 use anyhow::{anyhow, bail, ensure};
@@ -50,8 +51,9 @@ fn check_id(id: &str) -> anyhow::Result<()> {
         id.len() <= MAX_ENDPOINT_BYTES,
         "is longer than {MAX_ENDPOINT_BYTES} bytes"
     );
-    let quoted = ['"', '\'', '\\'];
-    let hidden = |c: char| !quoted.contains(&c) && c.escape_debug().len() > 1;
-    ensure!(!id.contains(hidden), "has a character that cannot be shown");
+    ensure!(
+        id.chars().all(is_harmless),
+        "has a character that cannot be shown"
+    );
     Ok(())
 }

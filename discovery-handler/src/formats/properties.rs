@@ -25,9 +25,45 @@ pub(super) const MAX_NAME: usize = 128;
 /// The longest value of one, in bytes.
 pub(super) const MAX_VALUE: usize = 4_096;
 
-/// What no reply may set in a broker's environment, and what no name may begin with.
-const RESERVED: [&str; 6] = ["PATH", "HOME", "HOSTNAME", "USER", "SHELL", "PWD"];
-const RESERVED_PREFIXES: [&str; 3] = ["AKRI_HTTP", "KUBERNETES_", "LD_"];
+/// What no reply may set in a broker's environment, and what no name may begin with: what decides which code it runs, which files
+/// it reads and whom it trusts. The second line has the settings of this project's brokers.
+const RESERVED: [&str; 18] = [
+    "PATH",
+    "HOME",
+    "HOSTNAME",
+    "USER",
+    "SHELL",
+    "PWD",
+    "ENV",
+    "BASH_ENV",
+    "IFS",
+    "ADMIN_ADDRESS",
+    "BEARER_TOKEN_FILE",
+    "CA_FILE",
+    "CLIENT_CERT_FILE",
+    "CLIENT_KEY_FILE",
+    "GRPC_ENDPOINT",
+    "MAX_READS",
+    "MIN_INTERVAL",
+    "POLL_INTERVAL",
+];
+const RESERVED_PREFIXES: [&str; 13] = [
+    "AKRI_HTTP",
+    "KUBERNETES_",
+    "LD_",
+    "GLIBC_",
+    "GODEBUG",
+    "JAVA_",
+    "_JAVA_",
+    "JDK_",
+    "NODE_",
+    "PERL5",
+    "PYTHON",
+    "RUST_",
+    "SSL_CERT_",
+];
+/// `http_proxy` and its like.
+const RESERVED_SUFFIXES: [&str; 2] = ["_PROXY", "_proxy"];
 
 /// How many bytes [`suffix`] has.
 pub(super) const SUFFIX_BYTES: usize = 7;
@@ -82,7 +118,10 @@ pub(super) fn check(properties: &BTreeMap<String, String>) -> anyhow::Result<()>
         let is_reserved = RESERVED.contains(&name.as_str())
             || RESERVED_PREFIXES
                 .iter()
-                .any(|prefix| name.starts_with(prefix));
+                .any(|prefix| name.starts_with(prefix))
+            || RESERVED_SUFFIXES
+                .iter()
+                .any(|suffix| name.ends_with(suffix));
         ensure!(!is_reserved, "property {shown} is reserved");
     }
     Ok(())

@@ -1,5 +1,5 @@
 {{/*
-The broker's Pod spec. Akri's Controller completes it for each Instance. Takes `root` and `configuration`.
+The broker's Pod spec, before `podSpec` is merged over it. Akri's Controller completes it for each Instance. Takes `root` and `configuration`.
 Akri parses it with its own types, in which every quantity is a string.
 */}}
 {{- define "akri-http.brokerPodSpec" -}}
@@ -13,6 +13,7 @@ Akri parses it with its own types, in which every quantity is a string.
 {{- end -}}
 {{- $resources := $broker.resources | default $usual -}}
 {{- $admin := include "akri-http.brokerAdminPort" $broker | int -}}
+{{- $credentials := $broker.credentials | default dict -}}
 {{- $ports := $broker.ports | default list -}}
 {{- if and $grpc (not $ports) -}}
 {{- $ports = list (dict "name" "grpc" "containerPort" (include "akri-http.grpcPort" . | int) "protocol" "TCP") -}}
@@ -20,42 +21,34 @@ Akri parses it with its own types, in which every quantity is a string.
 {{- if $admin -}}
 {{- $ports = append $ports (dict "name" "admin" "containerPort" $admin "protocol" "TCP") -}}
 {{- end -}}
-automountServiceAccountToken: {{ $broker.automountServiceAccountToken | default false }}
-{{- with $broker.serviceAccountName }}
-serviceAccountName: {{ . | quote }}
-{{- end }}
+automountServiceAccountToken: false
 enableServiceLinks: false
 {{- if eq ($broker.workload | default "Pod") "Job" }}
 restartPolicy: {{ ($broker.job | default dict).restartPolicy | default "OnFailure" }}
 {{- end }}
-{{- if hasKey $broker "terminationGracePeriodSeconds" }}
-terminationGracePeriodSeconds: {{ int64 $broker.terminationGracePeriodSeconds }}
-{{- else }}
 terminationGracePeriodSeconds: 10
-{{- end }}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 securityContext:
-  {{- if $broker.podSecurityContext }}
-  {{- toYaml $broker.podSecurityContext | nindent 2 }}
-  {{- else }}
   {{- include "akri-http.restrictedPod" . | nindent 2 }}
-  {{- end }}
 containers:
   - name: broker
-    {{- include "akri-http.image" (dict "root" .root "image" $image) | nindent 4 }}
+    {{- include "akri-http.image" (dict "root" .root "image" $image "whole" $broker.image) | nindent 4 }}
     {{- with $broker.command }}
     command: {{- toYaml . | nindent 6 }}
     {{- end }}
     {{- with $broker.args }}
     args: {{- toYaml . | nindent 6 }}
     {{- end }}
-    {{- if or $admin $broker.env }}
+    {{- if or $admin $credentials.keys $broker.env }}
     env:
       {{- if $admin }}
       - name: ADMIN_ADDRESS
         value: ":{{ $admin }}"
+      {{- end }}
+      {{- if $credentials.keys }}
+      {{- include "akri-http.credentialsEnv" $credentials | trim | nindent 6 }}
       {{- end }}
       {{- with $broker.env }}
       {{- toYaml . | nindent 6 }}
@@ -68,7 +61,7 @@ containers:
     {{- else if $grpc }}
     {{- include "akri-http.grpcProbes" . | nindent 4 }}
     {{- else if $admin }}
-    {{- include "akri-http.adminProbes" "admin" | nindent 4 }}
+    {{- include "akri-http.adminProbes" (dict "port" "admin" "probes" (include "akri-http.brokerProbes" . | fromYaml)) | trim | nindent 4 }}
     {{- end }}
     resources:
       {{- /* The Controller replaces PLACEHOLDER with the Instance's resource name. */}}
@@ -80,22 +73,27 @@ containers:
         {{- end }}
       {{- end }}
     securityContext:
-      {{- if $broker.securityContext }}
-      {{- toYaml $broker.securityContext | nindent 6 }}
-      {{- else }}
       {{- include "akri-http.restrictedContainer" . | nindent 6 }}
-      {{- end }}
-    {{- with $broker.volumeMounts }}
-    volumeMounts: {{- toYaml . | nindent 6 }}
+    {{- if $credentials.keys }}
+    volumeMounts:
+      {{- include "akri-http.credentialsMount" . | nindent 6 }}
     {{- end }}
-{{- with $broker.volumes }}
-volumes: {{- toYaml . | nindent 2 }}
+{{- if $credentials.keys }}
+volumes:
+  {{- include "akri-http.credentialsVolume" $credentials | nindent 2 }}
 {{- end }}
 {{- end -}}
 
 {{/* A broker's admin port; 0 if it has none, which is the default of an image of one's own. Takes the broker. */}}
 {{- define "akri-http.brokerAdminPort" -}}
 {{- hasKey . "adminPort" | ternary (int .adminPort) (empty .image | ternary 8081 0) -}}
+{{- end -}}
+
+{{/* When the probes on a broker's admin port ask, and how often they may fail. */}}
+{{- define "akri-http.brokerProbes" -}}
+startupProbe: {periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 60}
+readinessProbe: {periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 30}
+livenessProbe: {periodSeconds: 20, timeoutSeconds: 5, failureThreshold: 6}
 {{- end -}}
 
 {{/* The port of a broker of kind `grpc`. */}}

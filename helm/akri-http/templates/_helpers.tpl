@@ -1,14 +1,45 @@
 {{/* Names, labels and other parts that several objects share. */}}
 
+{{/* What the names of objects begin with. */}}
+{{- define "akri-http.fullname" -}}
+{{- .Values.fullnameOverride | default .Release.Name -}}
+{{- end -}}
+
 {{- define "akri-http.handlerName" -}}
-{{- printf "%s-discovery-handler" .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-discovery-handler" (include "akri-http.fullname" .) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "akri-http.grpcClientName" -}}
-{{- printf "%s-grpc-client" .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-grpc-client" (include "akri-http.fullname" .) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Labels of an object. Takes `root` and `component`. */}}
+{{/* The labels and annotations of an object. Takes `root`, `component`, and optionally `labels` and `annotations`. */}}
+{{- define "akri-http.metadata" -}}
+labels:
+  {{- include "akri-http.labels" . | nindent 2 }}
+  {{- with merge dict (.labels | default dict) .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge dict (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The labels and annotations of a workload's Pods. Takes `root`, `component`, and optionally `podLabels` and `podAnnotations`. */}}
+{{- define "akri-http.podMetadata" -}}
+labels:
+  {{- include "akri-http.selector" . | nindent 2 }}
+  {{- with merge dict (.podLabels | default dict) .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge dict (.podAnnotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The labels that the chart itself gives to an object. Takes `root` and `component`. */}}
 {{- define "akri-http.labels" -}}
 {{ include "akri-http.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
@@ -18,18 +49,26 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{/*
-The labels that selectors match. Pods get no others: with a version label, each new chart would restart every handler, and
+The labels that selectors match. Pods get no others from the chart: with a version label, each new chart would restart every handler, and
 Akri deletes a node's Instances while its handler restarts. Takes `root` and `component`.
 */}}
 {{- define "akri-http.selector" -}}
-app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/name: {{ .root.Values.nameOverride | default .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* image and imagePullPolicy of a container. Takes `root` and `image`. */}}
+{{/* image and imagePullPolicy of a container. Takes `root`, `image`, and `whole`: whether its repository is never in `images.registry`. */}}
 {{- define "akri-http.image" -}}
-image: {{ printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) | quote }}
+{{- $images := .root.Values.images -}}
+{{- $repository := .image.repository -}}
+{{- if not (or .whole (contains "/" $repository)) -}}
+{{- if not $images.registry -}}
+{{- fail "images.registry: it is not set, and no public registry has this project's images. Build and push them (docs/install.md of the project, step 1), and set it to your registry, for example registry.example.com/me." -}}
+{{- end -}}
+{{- $repository = printf "%s/%s" $images.registry $repository -}}
+{{- end -}}
+image: {{ printf "%s:%s" $repository (.image.tag | default $images.tag | default .root.Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .image.pullPolicy | default "IfNotPresent" }}
 {{- end -}}
 
@@ -50,43 +89,30 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/*
-Probes on the admin port. Takes the port's name. An update waits until a handler is ready, so that is asked often. But an
-update stops a handler that is no longer ready at once, and a kill costs Instances, so both take long.
-*/}}
+{{/* Probes on the admin port. Takes `port`, its name, and `probes`: when each probe asks and how often it may fail. */}}
 {{- define "akri-http.adminProbes" -}}
-startupProbe:
+{{- range $probe := list "startupProbe" "readinessProbe" "livenessProbe" }}
+{{- with $times := get $.probes $probe }}
+{{ $probe }}:
   httpGet:
-    path: /livez
-    port: {{ . }}
-  periodSeconds: 2
-  timeoutSeconds: 5
-  failureThreshold: 60
-readinessProbe:
-  httpGet:
-    path: /readyz
-    port: {{ . }}
-  periodSeconds: 2
-  timeoutSeconds: 5
-  failureThreshold: 30
-livenessProbe:
-  httpGet:
-    path: /livez
-    port: {{ . }}
-  periodSeconds: 20
-  timeoutSeconds: 5
-  failureThreshold: 6
+    path: {{ eq $probe "readinessProbe" | ternary "/readyz" "/livez" }}
+    port: {{ $.port }}
+  {{- range list "periodSeconds" "timeoutSeconds" "failureThreshold" }}
+  {{ . }}: {{ get $times . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A Configuration's discoveryDetails as text. Takes the Configuration. */}}
+{{- define "akri-http.discoveryDetails" -}}
+{{- kindIs "map" .discoveryDetails | ternary (toYaml .discoveryDetails) .discoveryDetails -}}
 {{- end -}}
 
 {{/* A Configuration's spec.discoveryHandler. Takes `root` and `configuration`. */}}
 {{- define "akri-http.discoveryHandler" -}}
-{{- $details := .configuration.discoveryDetails -}}
 name: {{ .root.Values.handler.name | quote }}
-{{- if kindIs "map" $details }}
-discoveryDetails: {{ toYaml $details | quote }}
-{{- else }}
-discoveryDetails: {{ $details | quote }}
-{{- end }}
+discoveryDetails: {{ include "akri-http.discoveryDetails" .configuration | quote }}
 {{- with .configuration.discoveryProperties }}
 discoveryProperties:
   {{- range . }}

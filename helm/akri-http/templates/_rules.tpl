@@ -1,10 +1,11 @@
 {{/*
-Rules that values.schema.json cannot express, or cannot explain. The error of each rule names the value, says what is wrong
-with it and what to do.
+Rules that values.schema.json cannot express, or cannot explain: its error for a name of a property says neither where it is nor
+what is wrong, and for a pattern repeats the value, which may be a secret. The error of each rule names the value, says what is
+wrong with it and what to do.
 */}}
 {{- define "akri-http.rules" -}}
 {{- include "akri-http.rules.handler" . -}}
-{{- include "akri-http.rules.pullSecrets" . -}}
+{{- include "akri-http.rules.labels" . -}}
 {{- $seen := dict -}}
 {{- range $index, $configuration := .Values.configurations -}}
 {{- $at := printf "configurations[%d]" $index -}}
@@ -19,22 +20,26 @@ with it and what to do.
 {{- include "akri-http.rules.broker" $with -}}
 {{- end -}}
 {{- include "akri-http.rules.grpcClient" . -}}
+{{- include "akri-http.rules.prometheusRule" . -}}
 {{- include "akri-http.rules.cluster" . -}}
 {{- end -}}
 
 {{/*
-A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time`, `most`, and `limit`, the text for `most`.
+A time, of which the schema knows only the form, from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time`,
+`most`, and `limit`, the text for `most`.
 */}}
 {{- define "akri-http.rules.time" -}}
-{{- $unit := regexFind "[a-z]+$" .time -}}
-{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit | default 0 -}}
-{{- $number := regexFind "^[0-9]{1,9}" .time -}}
-{{- $amount := mul (int64 $number) (int64 $factor) -}}
+{{- $amount := include "akri-http.milliseconds" .time | int64 -}}
 {{- $least := .least | default "100ms" -}}
-{{- $short := lt $amount (get (dict "0s" 0 "100ms" 100 "1s" 1000) $least) -}}
-{{- if or (ne .time (printf "%s%s" $number $unit)) (not $factor) $short (gt $amount (int64 .most)) -}}
-{{- fail (printf "%s: %q is not a time from %s to %s; write a whole number and a unit (ms, s, m or h), for example 10s." .at .time $least .limit) -}}
+{{- if or (lt $amount (include "akri-http.milliseconds" $least | int64)) (gt $amount (int64 .most)) -}}
+{{- fail (printf "%s: %q is not a time from %s to %s." .at .time $least .limit) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A time in milliseconds. */}}
+{{- define "akri-http.milliseconds" -}}
+{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) (regexFind "[a-z]+$" .) -}}
+{{- mul (regexFind "^[0-9]+" . | atoi) $factor -}}
 {{- end -}}
 
 {{/* An admin port that is on. Takes `at`, `port`, `env`, and `taken`, the other ports. */}}
@@ -51,31 +56,26 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 
 {{- define "akri-http.rules.handler" -}}
 {{- with .Values.handler -}}
-{{- if or (not (regexMatch "^[a-z0-9][a-z0-9._-]{0,62}$" .name)) (eq .name "agent-registration") -}}
-{{- fail (printf "handler.name: %q is not allowed; use at most 63 lower-case letters, digits, '-', '.' and '_', beginning with a letter or a digit. The handler's socket gets this name, so it must not be agent-registration, the name of the Agent's socket." .name) -}}
-{{- end -}}
-{{- if not (regexMatch "^/." .hostPath) -}}
-{{- fail (printf "handler.hostPath: %q is not an absolute path; use the directory of the Agent's sockets, for example /var/lib/akri." .hostPath) -}}
+{{- if eq .name "agent-registration" -}}
+{{- fail "handler.name: the handler's socket gets this name, so it must not be agent-registration, the name of the Agent's socket." -}}
 {{- end -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollInterval" "time" .pollInterval "most" 86400000 "limit" "24h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.pollTimeout" "time" .pollTimeout "most" 600000 "limit" "10m") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.state.maxAge" "time" .state.maxAge "least" "1s" "most" 31536000000 "limit" "8760h") -}}
 {{- include "akri-http.rules.time" (dict "at" "handler.grace" "time" .grace "least" "0s" "most" 86400000 "limit" "24h") -}}
-{{- if or (lt (int64 .maxBodyBytes) 1024) (gt (int64 .maxBodyBytes) 1073741824) -}}
-{{- fail (printf "handler.maxBodyBytes: %d is out of range; use 1024 to 1073741824." (int64 .maxBodyBytes)) -}}
-{{- end -}}
-{{- if not (regexMatch "^(/.|$)" .state.hostPath) -}}
-{{- fail (printf "handler.state.hostPath: %q is not an absolute path; use a directory of the node, for example /var/lib/akri-http, or an empty text for none." .state.hostPath) -}}
-{{- end -}}
 {{- if .adminPort -}}
 {{- include "akri-http.rules.admin" (dict "at" "handler" "port" .adminPort "env" .env "taken" (.network.enabled | ternary (list 10000) list)) -}}
 {{- end -}}
 {{- if and .standby .network.enabled -}}
 {{- fail "handler.standby: it needs handler.network.enabled=false, because two containers of a Pod cannot both use port 10000; turn one of them off." -}}
 {{- end -}}
+{{- include "akri-http.rules.credentials" (dict "at" "handler" "credentials" .credentials "env" .env) -}}
 {{- $rolling := .updateStrategy.rollingUpdate | default dict -}}
 {{- $none := list "0" "0%" -}}
 {{- if not (has (toString ($rolling.maxSurge | default 0)) $none) -}}
+{{- if and .hostNetwork (or .adminPort .network.enabled) (ne .updateStrategy.type "OnDelete") -}}
+{{- fail "handler.hostNetwork: the new handler of an update cannot use the node's ports beside the old one; set handler.updateStrategy.rollingUpdate to maxSurge 0 and maxUnavailable 1, or turn adminPort and network off." -}}
+{{- end -}}
 {{- if not (has (toString ($rolling.maxUnavailable | default 0)) $none) -}}
 {{- fail (printf "handler.updateStrategy: Kubernetes allows maxSurge %v only with maxUnavailable 0, but maxUnavailable is %v; set it to 0." $rolling.maxSurge $rolling.maxUnavailable) -}}
 {{- end -}}
@@ -83,25 +83,29 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- end -}}
 {{- end -}}
 
-{{- define "akri-http.rules.pullSecrets" -}}
-{{- range .Values.imagePullSecrets -}}
-{{- if not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" .name) -}}
-{{- fail (printf "imagePullSecrets: %q cannot be the name of a Secret; use lower-case letters, digits, '-' and '.', for example %q." .name (lower .name)) -}}
+{{/* Labels of the chart. Two of the same name make invalid YAML, or lose a Pod to its selector. */}}
+{{- define "akri-http.rules.labels" -}}
+{{- $with := dict "root" . "component" "" -}}
+{{- $own := keys (include "akri-http.labels" $with | fromYaml) -}}
+{{- $ofPods := keys (include "akri-http.selector" $with | fromYaml) -}}
+{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "podMonitor.labels" .Values.podMonitor.labels $own) (list "prometheusRule.labels" .Values.prometheusRule.labels $own) (list "grafanaDashboard.labels" .Values.grafanaDashboard.labels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) (list "grpcClient.podLabels" .Values.grpcClient.podLabels $ofPods) -}}
+{{- range $key, $_ := index $rule 1 -}}
+{{- if has $key (index $rule 2) -}}
+{{- fail (printf "%s: the chart sets the label %s itself; choose another key." (index $rule 0) $key) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Akri's longest names are NAME-HASH-svc, with a HASH of 6 characters, and NAME-HASH-GENERATION-job. The limit is 63. */}}
+{{/*
+Akri's longest names are NAME-HASH-svc, with a HASH of 6 characters, and NAME-HASH-GENERATION-job. The limit is 63. The schema
+knows what is true of every name.
+*/}}
 {{- define "akri-http.rules.name" -}}
 {{- $broker := .configuration.broker | default dict -}}
-{{- $job := eq ($broker.workload | default "Pod") "Job" -}}
-{{- $most := $job | ternary 49 52 -}}
 {{- $name := .configuration.name -}}
-{{- if gt (len $name) $most -}}
-{{- fail (printf "%s.name: %q has %d characters; use at most %d%s, because Akri appends to the name." .at $name (len $name) $most ($job | ternary " with a Job" "")) -}}
-{{- end -}}
-{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $name) -}}
-{{- fail (printf "%s.name: %q is not allowed; use lower-case letters, digits and '-', beginning and ending with a letter or a digit." .at $name) -}}
+{{- if and (eq ($broker.workload | default "Pod") "Job") (gt (len $name) 49) -}}
+{{- fail (printf "%s.name: %q has %d characters; use at most 49 with a Job, because Akri appends to the name." .at $name (len $name)) -}}
 {{- end -}}
 {{- $instance := include "akri-http.brokerService" (dict "broker" $broker "service" "instanceService") -}}
 {{- $all := include "akri-http.brokerService" (dict "broker" $broker "service" "configurationService") -}}
@@ -134,14 +138,8 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- define "akri-http.rules.properties" -}}
 {{- range $index, $property := .configuration.discoveryProperties -}}
 {{- $at := printf "%s.discoveryProperties[%d]" $.at $index -}}
-{{- if not (regexMatch "^[_A-Za-z][_A-Za-z0-9]*$" .name) -}}
-{{- fail (printf "%s.name: %q is not allowed; use letters, digits and '_', and do not begin with a digit." $at .name) -}}
-{{- end -}}
 {{- if eq (hasKey . "value") (hasKey . "valueFrom") -}}
 {{- fail (printf "%s: %q must have either a value or a valueFrom." $at .name) -}}
-{{- end -}}
-{{- if and (hasKey . "valueFrom") (ne (len .valueFrom) 1) -}}
-{{- fail (printf "%s.valueFrom: %q must have either a secretKeyRef or a configMapKeyRef." $at .name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $_ := .configuration.brokerProperties -}}
@@ -153,6 +151,7 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 
 {{- define "akri-http.rules.broker" -}}
 {{- $broker := .configuration.broker | default dict -}}
+{{- include "akri-http.rules.podSpec" . -}}
 {{- $grpc := eq ($broker.kind | default "standalone") "grpc" -}}
 {{- range $key := list "instanceService" "configurationService" -}}
 {{- $service := get $broker $key -}}
@@ -167,6 +166,7 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- include "akri-http.rules.credentials" (dict "at" (printf "%s.broker" .at) "credentials" $broker.credentials "env" $broker.env) -}}
 {{- $port := include "akri-http.brokerAdminPort" $broker | int -}}
 {{- if $port -}}
 {{- $taken := $grpc | ternary (list (include "akri-http.grpcPort" . | int)) list -}}
@@ -187,6 +187,32 @@ A time from `least` (100ms by default) to `most` milliseconds. Takes `at`, `time
 {{- end -}}
 {{- else if $broker.job -}}
 {{- fail (printf "%s.broker.job: this broker is a Pod; set workload to Job, or remove job." .at) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a broker's podSpec must not say, and the keys of 0.1.0 that it has replaced. */}}
+{{- define "akri-http.rules.podSpec" -}}
+{{- $broker := .configuration.broker | default dict -}}
+{{- $gone := dict "podSecurityContext" "podSpec.securityContext" -}}
+{{- range list "automountServiceAccountToken" "serviceAccountName" "terminationGracePeriodSeconds" "volumes" -}}
+{{- $_ := set $gone . (printf "podSpec.%s" .) -}}
+{{- end -}}
+{{- range list "securityContext" "volumeMounts" -}}
+{{- $_ := set $gone . (printf "podSpec.containers: [{name: broker, %s: ...}]" .) -}}
+{{- end -}}
+{{- range $key, $instead := $gone -}}
+{{- if hasKey $broker $key -}}
+{{- fail (printf "%s.broker.%s: there is no such key any more; write %s instead." $.at $key $instead) -}}
+{{- end -}}
+{{- end -}}
+{{- with $broker.podSpec -}}
+{{- if eq ($broker.workload | default "Pod") "Job" -}}
+{{- if .restartPolicy -}}
+{{- fail (printf "%s.broker.podSpec.restartPolicy: set broker.job.restartPolicy instead." $.at) -}}
+{{- end -}}
+{{- else if dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" "" (.affinity | default dict) -}}
+{{- fail (printf "%s.broker.podSpec.affinity: Akri adds the device's node as one more of the terms of requiredDuringSchedulingIgnoredDuringExecution, and Kubernetes asks for only one of them, so the broker could run on another node; use podSpec.nodeSelector." $.at) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -230,7 +256,7 @@ Only with a cluster. Its list of APIs contains kinds (`v1/Pod`); the list that H
 {{- define "akri-http.rules.cluster" -}}
 {{- if and .Values.configurations (.Capabilities.APIVersions.Has "v1/Pod") -}}
 {{- if not (.Capabilities.APIVersions.Has "akri.sh/v0") -}}
-{{- fail "this cluster does not know Configurations (akri.sh/v0), because Akri's CRDs are missing. Install Akri before this chart: `helm repo add akri-helm-charts https://project-akri.github.io/akri/`, then `helm install akri akri-helm-charts/akri`." -}}
+{{- fail "this cluster does not know Configurations (akri.sh/v0), because Akri's CRDs are missing. Install Akri before this chart: `helm repo add akri-helm-charts https://project-akri.github.io/akri/`, then `helm install akri akri-helm-charts/akri-dev --version 0.13.26`." -}}
 {{- end -}}
 {{- range $index, $configuration := .Values.configurations -}}
 {{- $there := lookup "akri.sh/v0" "Configuration" $.Release.Namespace $configuration.name -}}

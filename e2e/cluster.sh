@@ -14,12 +14,7 @@ akri() { kubectl --namespace "$AKRI_NAMESPACE" "$@"; }
 # The values of every release: all that e2e knows of the chart's values is here and in the scenarios' --set.
 values() {
   cat <<YAML
-images:
-  discoveryHandler: {repository: "$IMAGES/http-discovery-handler", tag: "$TAG"}
-  standaloneBroker: {repository: "$IMAGES/http-broker", tag: "$TAG"}
-  grpcBroker: {repository: "$IMAGES/http-grpc-broker", tag: "$TAG"}
-  grpcClient: {repository: "$IMAGES/http-grpc-client", tag: "$TAG"}
-  mockDevice: {repository: "$IMAGES/http-mock-device", tag: "$TAG"}
+images: {registry: "$IMAGES", tag: "$TAG"}
 imagePullSecrets: [${PULL_SECRET:+{name: ${PULL_SECRET#*/}\}}]
 akri: {agentServiceAccount: {namespace: "$AKRI_NAMESPACE"}}
 handler: {name: $RELEASE}
@@ -47,9 +42,10 @@ beside() {
   release "$name" --set handler.enabled=false --set mockDevices.enabled=false --set-json "configurations=$configurations" "$@"
 }
 
-remove() { # RELEASE NAMESPACE: and waits until the Configurations, which have the Agent's finalizer, are gone too.
-  helm uninstall "$1" --namespace "$2" --ignore-not-found --wait --timeout "${PATIENCE}s" >/dev/null 2>&1
-  until_true nothing_left "$2"
+# remove NAMESPACE RELEASE...: and waits until the Configurations, which have the Agent's finalizer, are gone too.
+remove() {
+  helm uninstall "${@:2}" --namespace "$1" --ignore-not-found --wait --timeout "${PATIENCE}s" >/dev/null 2>&1
+  until_true nothing_left "$1"
 }
 
 nothing_left() { [ -z "$(kubectl get akric,akrii --namespace "$1" --output name 2>/dev/null)" ]; }

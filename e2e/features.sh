@@ -5,7 +5,7 @@ seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b 
 
 scenario_install() {
   local t0 first reading
-  remove "$RELEASE" "$NAMESPACE"
+  remove "$NAMESPACE" "$RELEASE"
   started=$SECONDS t0=$EPOCHREALTIME
   helm install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --values "$work/values.yaml" ${VALUES:+--values "$VALUES"} >/dev/null ||
     fail "helm install failed"
@@ -74,7 +74,7 @@ scenario_many() {
     fail "$(count ready_brokers "$RELEASE-many" "$MANY_NAMESPACE") of $MANY brokers are ready"
   note "$MANY Instances $found s after helm upgrade began"
   [ "$wanted" = 0 ] || note "$MANY ready brokers after $((SECONDS - t0)) s"
-  remove "$RELEASE-many" "$MANY_NAMESPACE" || broken "Instances of the many devices are left"
+  remove "$MANY_NAMESPACE" "$RELEASE-many" || broken "Instances of the many devices are left"
   settle
   kept
 }
@@ -159,13 +159,23 @@ scenario_grpc() {
 
 scenario_upgrade() {
   [ -n "$LAST_CHART" ] || skip "LAST_CHART is not set"
-  remove "$RELEASE" "$NAMESPACE"
+  remove "$NAMESPACE" "$RELEASE"
   TAG=$LAST_TAG values >"$work/last.yaml"
   CHART=$LAST_CHART release "$RELEASE" --values "$work/last.yaml"
   settle
   before
   release "$RELEASE"
   settle
+  kept
+}
+
+scenario_helm_test() {
+  base
+  before
+  helm test "$RELEASE" --namespace "$NAMESPACE" --timeout "${PATIENCE}s" >"$work/helm.log" 2>&1 ||
+    fail "helm test says: $(tail -n 1 "$work/helm.log")"
+  # They stay for their logs, also when the release goes (docs/install.md).
+  k delete pods --selector app.kubernetes.io/component=test >/dev/null
   kept
 }
 
@@ -178,7 +188,7 @@ scenario_uninstall() {
   else
     note "without a look at the node, where no privileged Pod with hostPID runs"
   fi
-  remove "$RELEASE" "$NAMESPACE" || broken "Configurations or Instances are left"
+  remove "$NAMESPACE" "$RELEASE" || broken "Configurations or Instances are left"
   ours() {
     local kinds
     kinds=$(kubectl api-resources --verbs list --namespaced --output name | grep -v '^events' | paste -sd ,)

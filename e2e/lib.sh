@@ -23,10 +23,8 @@ end() {
   local status=$?
   if [ -z "$KEEP" ]; then
     say "removing all that e2e made"
-    local name
-    for name in grpc secret many ""; do
-      remove "$RELEASE${name:+-$name}" "$([ "$name" = many ] && echo "$MANY_NAMESPACE" || echo "$NAMESPACE")"
-    done
+    remove "$MANY_NAMESPACE" "$RELEASE-many"
+    remove "$NAMESPACE" "$RELEASE" "$RELEASE-secret" "$RELEASE-grpc"
     kubectl delete namespace "$NAMESPACE" "$MANY_NAMESPACE" --ignore-not-found --timeout "${PATIENCE}s" >/dev/null
   fi
   rm -rf "$work"

@@ -2,7 +2,8 @@
 //!
 //! [`serve`] answers each request by its path:
 //! - one of [`Devices::paths`]: a random number in [0, 1);
-//! - [`DISCOVERY_PATH`]: the listed devices, one a line; `PUT` replaces the list if [`Devices::writable`];
+//! - [`DISCOVERY_PATH`]: the listed devices, one a line; `PUT` replaces the list if [`Devices::writable`], and with
+//!   `?status=500` the status that comes with it;
 //! - anything else: 404, and 405 for another method.
 
 use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -70,7 +71,7 @@ pub struct Devices {
     #[arg(long = "device", value_name = "DEVICE")]
     pub discovered: Vec<String>,
 
-    /// Let `PUT /discovery` replace the list of devices with the body's lines
+    /// Let `PUT /discovery` replace the list of devices with the body's lines, and `PUT /discovery?status=500` its status too
     #[arg(long, env = "WRITABLE", value_parser = BoolishValueParser::new())]
     pub writable: bool,
 }
@@ -107,7 +108,10 @@ pub async fn serve(
         devices.discovered.len(),
     );
     let service = Arc::new(Service {
-        list: watch::Sender::new(lines(devices.discovered.iter().map(String::as_str))),
+        reply: watch::Sender::new(Reply {
+            status: StatusCode::OK,
+            list: lines(devices.discovered.iter().map(String::as_str)),
+        }),
         paths: devices.paths,
         writable: devices.writable,
     });
@@ -137,9 +141,15 @@ pub async fn serve(
 /// What all connections share.
 struct Service {
     paths: Vec<String>,
-    /// The body of the discovery service's response.
-    list: watch::Sender<Bytes>,
+    reply: watch::Sender<Reply>,
     writable: bool,
+}
+
+/// What the discovery service answers.
+#[derive(Clone)]
+struct Reply {
+    status: StatusCode,
+    list: Bytes,
 }
 
 async fn answer(State(service): State<Arc<Service>>, request: Request) -> Response {
@@ -147,8 +157,13 @@ async fn answer(State(service): State<Arc<Service>>, request: Request) -> Respon
     let (method, path) = (parts.method, parts.uri.path());
     let response = if path == DISCOVERY_PATH {
         match method {
-            Method::GET | Method::HEAD => text(service.list.borrow().clone()),
-            Method::PUT if service.writable => replace(&service.list, body).await,
+            Method::GET | Method::HEAD => {
+                let Reply { status, list } = service.reply.borrow().clone();
+                (status, text(list)).into_response()
+            }
+            Method::PUT if service.writable => {
+                replace(&service.reply, parts.uri.query(), body).await
+            }
             _ if service.writable => not_allowed("GET, HEAD, PUT"),
             _ => not_allowed("GET, HEAD"),
         }
@@ -164,8 +179,15 @@ async fn answer(State(service): State<Arc<Service>>, request: Request) -> Respon
     response
 }
 
-/// Makes the body's lines the new list. A refused body leaves the list as it is.
-async fn replace(list: &watch::Sender<Bytes>, body: Body) -> Response {
+/// Makes the body's lines the new list, and the query's status or 200 the status that comes with it. A refused query or body
+/// leaves both as they are.
+async fn replace(reply: &watch::Sender<Reply>, query: Option<&str>, body: Body) -> Response {
+    let Some(status) = query.map_or(Some(StatusCode::OK), final_status) else {
+        return refused(
+            StatusCode::BAD_REQUEST,
+            "the query must be empty or status=200 to status=599",
+        );
+    };
     let body = match timeout(LIST_TIMEOUT, axum::body::to_bytes(body, MAX_LIST_BYTES)).await {
         Ok(Ok(body)) => body,
         // The other error is a broken connection, over which no response comes.
@@ -185,12 +207,24 @@ async fn replace(list: &watch::Sender<Bytes>, body: Body) -> Response {
     let Ok(body) = std::str::from_utf8(&body) else {
         return refused(StatusCode::BAD_REQUEST, "the list is not UTF-8");
     };
-    list.send_replace(lines(body.lines()));
+    reply.send_replace(Reply {
+        status,
+        list: lines(body.lines()),
+    });
     log::info!(
-        "{DISCOVERY_PATH} now lists {} device(s)",
+        "{DISCOVERY_PATH} now answers {} and lists {} device(s)",
+        status.as_u16(),
         body.lines().count()
     );
     StatusCode::NO_CONTENT.into_response()
+}
+
+/// The status of `status=500`. One below 200 would not end the response.
+fn final_status(query: &str) -> Option<StatusCode> {
+    let status = query.strip_prefix("status=")?.parse().ok()?;
+    (200..600)
+        .contains(&status)
+        .then(|| StatusCode::from_u16(status).ok())?
 }
 
 /// The devices as the discovery service's body. Each line ends with a newline, so an empty list is an empty body.

@@ -148,6 +148,27 @@ async fn put_replaces_the_list_when_writable() {
 }
 
 #[tokio::test]
+async fn put_sets_the_status_of_the_list_until_the_next_put() {
+    let mock = Mock::start(devices(&["/"], &["a:1"], true)).await;
+    for (put, status) in [
+        ("/discovery?status=500", 500),
+        ("/discovery?status=404", 404),
+        ("/discovery", 200),
+    ] {
+        assert_eq!(mock.ask(Method::PUT, put, "b:2").await.status(), 204);
+        let answer = mock.get("/discovery").await;
+        assert_eq!(answer.status(), status, "{put}");
+        assert_eq!(answer.text().await.unwrap(), "b:2\n");
+        assert_eq!(mock.get("/").await.status(), 200, "a device goes on");
+    }
+    for wrong in ["status=100", "status=600", "status=", "state=500", "500"] {
+        let put = format!("/discovery?{wrong}");
+        assert_eq!(mock.ask(Method::PUT, &put, "c:3").await.status(), 400);
+        assert_eq!(mock.list().await, "b:2\n", "{wrong} changes nothing");
+    }
+}
+
+#[tokio::test]
 async fn a_list_that_is_too_large_or_no_text_changes_nothing() {
     let mock = Mock::start(devices(&["/"], &["a:1"], true)).await;
     assert_eq!(

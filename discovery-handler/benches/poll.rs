@@ -174,8 +174,8 @@ fn whole_process() {
         (10_000, 1, 1, Brings::TheSame),
         (40_000, 1, 1, Brings::TheSame),
         (40_000, 1, 1, Brings::NotModified),
-        (10_000, 1, 1, Brings::Json),
-        (10_000, 1, 1, Brings::JsonNotModified),
+        (20_000, 1, 1, Brings::Json),
+        (20_000, 1, 1, Brings::JsonNotModified),
         (10_000, 10, 10, Brings::TheSame),
         (10_000, 1, 1, Brings::OneChange),
         (10_000, 1, 1, Brings::HalfOrAll),
@@ -238,7 +238,13 @@ impl Brings {
 fn process(devices: usize, streams: usize, pollers: usize, brings: Brings) {
     let directory = tempfile::tempdir().unwrap();
     let polls = Arc::new(AtomicU64::new(0));
-    let bodies = Arc::new(Mutex::new(brings.body(devices, 0)));
+    let first = body(devices, 0);
+    let first = if brings.is_json() {
+        json(&first)
+    } else {
+        first
+    };
+    let bodies = Arc::new(Mutex::new(first));
     let port = discovery_service(bodies.clone(), polls.clone(), brings.has_a_tag());
     let format = if brings.is_json() { "devices" } else { "lines" };
     let mut handler = Handler::start(directory.path());

@@ -3,7 +3,7 @@
 
 use std::{io, pin::Pin};
 
-use akri_device_http::{HttpError, Reply, header::CONTENT_ENCODING};
+use akri_device_http::{HttpError, Reply};
 use async_compression::{
     tokio::bufread::{GzipDecoder, ZstdDecoder},
     zstd::DParameter,
@@ -31,29 +31,26 @@ pub enum Body {
 }
 
 impl Body {
-    /// The body of `reply`, which has not been read yet.
+    /// The body of `reply`, which has not been read yet. Compressed, it may have `limit` bytes.
     ///
     /// # Errors
     /// It is compressed in a way that nobody asked for.
-    pub fn of(reply: Reply) -> Result<Self, HttpError> {
-        let encoding = reply
-            .header(&CONTENT_ENCODING)
-            .map(|value| value.as_bytes().to_ascii_lowercase());
-        match encoding.as_deref() {
-            None | Some(b"" | b"identity") => Ok(Self::Plain(Box::new(reply))),
-            Some(b"gzip" | b"x-gzip") => {
-                let mut decoder = GzipDecoder::new(reader(reply));
+    pub fn of(reply: Reply, limit: usize) -> Result<Self, HttpError> {
+        match reply.encoding().as_str() {
+            "" => Ok(Self::Plain(Box::new(reply))),
+            "gzip" | "x-gzip" => {
+                let mut decoder = GzipDecoder::new(reader(reply, limit));
                 // Up to the end of the reply, so that nothing is left behind, and its connection can be used again.
                 decoder.multiple_members(true);
                 Ok(Self::Packed(Box::pin(decoder), "gzip", BytesMut::new()))
             }
-            Some(b"zstd") => {
+            "zstd" => {
                 let window = [DParameter::window_log_max(WINDOW_LOG)];
-                let mut decoder = ZstdDecoder::with_params(reader(reply), &window);
+                let mut decoder = ZstdDecoder::with_params(reader(reply, limit), &window);
                 decoder.multiple_members(true);
                 Ok(Self::Packed(Box::pin(decoder), "zstd", BytesMut::new()))
             }
-            Some(_) => Err(HttpError::NoReply(
+            _ => Err(HttpError::NoReply(
                 "its Content-Encoding is neither zstd nor gzip".into(),
             )),
         }
@@ -62,7 +59,7 @@ impl Body {
     /// The next bytes, `None` at their proper end.
     ///
     /// # Errors
-    /// As [`Reply::chunk`], and what is compressed is damaged or cut.
+    /// As [`Reply::chunk`], and what is compressed is damaged, cut or too long.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
         let (reader, encoding, piece) = match self {
             Self::Plain(reply) => return reply.chunk().await,
@@ -83,10 +80,20 @@ impl Body {
 
 fn reader(
     reply: Reply,
+    limit: usize,
 ) -> StreamReader<impl futures_util::Stream<Item = io::Result<Bytes>>, Bytes> {
-    let chunks = try_unfold(reply, |mut reply| async move {
-        let chunk = reply.chunk().await.map_err(io::Error::other)?;
-        Ok(chunk.map(|chunk| (chunk, reply)))
-    });
+    // What holds nothing is work, too: it is only bounded by its own length.
+    let chunks = try_unfold(
+        (reply.to_unpack(), limit),
+        move |(mut reply, left)| async move {
+            let Some(chunk) = reply.chunk().await.map_err(io::Error::other)? else {
+                return Ok(None);
+            };
+            match left.checked_sub(chunk.len()) {
+                Some(left) => Ok(Some((chunk, (reply, left)))),
+                None => Err(io::Error::other(HttpError::TooLarge(limit))),
+            }
+        },
+    );
     StreamReader::new(chunks)
 }

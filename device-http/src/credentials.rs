@@ -23,7 +23,6 @@ const MAX_VALUE: usize = 16 * 1024;
 #[derive(Clone, Default)]
 pub struct Credentials {
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// A quarter of their PEM.
     authorities: Option<Arc<RootCertStore>>,
     identity: Option<Arc<CertifiedKey>>,
 }
@@ -117,6 +116,7 @@ impl Credentials {
             let added = roots.add(certificate);
             added.map_err(|_| "has a certificate that is damaged or of no use")?;
         }
+        roots.roots.shrink_to_fit();
         self.authorities = Some(roots.into());
         Ok(())
     }

@@ -10,7 +10,10 @@ use async_compression::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::try_unfold;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    task::yield_now,
+};
 use tokio_util::io::StreamReader;
 
 /// What is asked for, for `Accept-Encoding`.
@@ -19,7 +22,8 @@ pub const ACCEPTED: &str = "zstd, gzip";
 /// The most that zstd may look back: 8 MiB, as RFC 9659 says. It decides how much memory unpacking takes.
 const WINDOW_LOG: u32 = 23;
 
-/// How much is unpacked at once, in bytes, so that a bomb is noticed before it has grown.
+/// How much is taken and unpacked at once, in bytes, so that a bomb is noticed before it has grown, and other polls get their
+/// turn.
 const PIECE: usize = 16 * 1024;
 
 /// A body, unpacked piece by piece.
@@ -83,17 +87,20 @@ fn reader(
     limit: usize,
 ) -> StreamReader<impl futures_util::Stream<Item = io::Result<Bytes>>, Bytes> {
     // What holds nothing is work, too: it is only bounded by its own length.
-    let chunks = try_unfold(
-        (reply.to_unpack(), limit),
-        move |(mut reply, left)| async move {
-            let Some(chunk) = reply.chunk().await.map_err(io::Error::other)? else {
+    let start = (reply.to_unpack(), limit, Bytes::new());
+    let pieces = try_unfold(start, move |(mut reply, mut left, mut chunk)| async move {
+        if chunk.is_empty() {
+            let Some(next) = reply.chunk().await.map_err(io::Error::other)? else {
                 return Ok(None);
             };
-            match left.checked_sub(chunk.len()) {
-                Some(left) => Ok(Some((chunk, (reply, left)))),
-                None => Err(io::Error::other(HttpError::TooLarge(limit))),
-            }
-        },
-    );
-    StreamReader::new(chunks)
+            left = (left.checked_sub(next.len()))
+                .ok_or_else(|| io::Error::other(HttpError::TooLarge(limit)))?;
+            chunk = next;
+        } else {
+            yield_now().await;
+        }
+        let piece = chunk.split_to(PIECE.min(chunk.len()));
+        Ok(Some((piece, (reply, left, chunk))))
+    });
+    StreamReader::new(pieces)
 }

@@ -63,6 +63,10 @@ impl Reader {
     /// The device does not give a complete 2xx answer that is text.
     pub async fn read(&self, url: &Url) -> Result<Reading, ReadError> {
         let reply = self.0.get(url, HeaderMap::new(), TIMEOUT).await?;
+        if !reply.encoding().is_empty() {
+            let why = "it has a Content-Encoding, which nobody asked for";
+            return Err(HttpError::NoReply(why.into()).into());
+        }
         let content_type = one_line(reply.content_type());
         let body = reply.body(MAX_BODY_BYTES).await?;
         Ok(Reading {

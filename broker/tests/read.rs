@@ -178,6 +178,25 @@ async fn a_reply_without_a_length_counts_only_if_it_ends_with_a_line_feed() {
 }
 
 #[tokio::test]
+async fn a_reply_in_an_encoding_is_refused_and_identity_is_none() {
+    let answer = |headers: &str| format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\n21.");
+    for encoding in ["gzip", "x-unknown", "identity, GZIP"] {
+        for length in ["", "\r\ncontent-length: 3"] {
+            let headers = format!("content-encoding: {encoding}{length}");
+            let error = refused(canned(answer(&headers)).await).await;
+            let why = "no complete reply: it has a Content-Encoding, which nobody asked for";
+            assert_eq!(error.to_string(), why);
+        }
+    }
+    for header in ["content-encoding: identity", "transfer-encoding: identity"] {
+        let error = refused(canned(answer(header)).await).await;
+        assert_eq!(error, HttpError::PerhapsCut, "{header}");
+    }
+    let whole = answer("content-encoding: identity\r\ncontent-length: 3");
+    assert_eq!(read(canned(whole).await).await.unwrap(), "21.");
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused() {
     let announced = format!(
         "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",

@@ -12,20 +12,14 @@ use tokio::net::TcpListener;
 /// Reads a duration with a unit, such as `500ms`, `10s`, `1m` or `24h`.
 ///
 /// # Errors
-/// One clause that names the rule, and the value where that can hold no secret.
+/// The rule, without the value: it may be a secret in the wrong place.
 pub fn parse_duration(text: &str, allowed: &RangeInclusive<Duration>) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if allowed.contains(&duration) => Ok(duration),
         _ => {
-            let harmless =
-                |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '.' | '-' | '+');
-            let shown = match text.len() <= 40 && text.chars().all(harmless) {
-                true => format!("{text:?}"),
-                false => "this".into(),
-            };
             let (min, max) = (in_words(*allowed.start()), in_words(*allowed.end()));
             Err(format!(
-                "{shown} is not a duration from {min} to {max}, such as 10s or 1m"
+                "must be a duration from {min} to {max}, such as 10s or 1m"
             ))
         }
     }
@@ -93,15 +87,13 @@ mod tests {
             "99ms",
             "24h 1ms",
             "-1s",
-            "fast",
+            "hunter2",
             "99999999999999999999s",
         ] {
             let refused = parse_duration(text, &allowed).unwrap_err();
-            let rule = format!("{text:?} is not a duration from 100ms to 24h, such as 10s or 1m");
-            assert_eq!(refused, rule);
+            let rule = "must be a duration from 100ms to 24h, such as 10s or 1m";
+            assert_eq!(refused, rule, "{text}");
         }
-        let refused = parse_duration("http://me:hunter2@x", &allowed).unwrap_err();
-        assert!(!refused.contains("hunter2"), "{refused}");
     }
 
     #[test]

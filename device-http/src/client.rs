@@ -7,18 +7,13 @@ use std::{
 };
 
 use anyhow::Context;
-use bytes::Bytes;
 use reqwest::{
-    Response, StatusCode, Url, Version,
-    header::{
-        AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName,
-        HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, TRANSFER_ENCODING,
-    },
-    tls::TlsInfo,
+    StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap, IF_MODIFIED_SINCE, IF_NONE_MATCH},
 };
 
 use crate::{
-    CredentialFiles, Credentials, HttpError,
+    CredentialFiles, Credentials, HttpError, Reply,
     error::{cause, closed_unanswered},
     files::Files,
     pool::{Pool, Pools, Way},
@@ -179,101 +174,15 @@ impl Client {
             response => response,
         };
         let response = response.map_err(|error| HttpError::new(&error, timeout))?;
-        let status = response.status();
-        let unchanged = status == StatusCode::NOT_MODIFIED && conditional;
+        let reply = Reply::of(response, url, timeout);
+        let status = reply.status();
+        // The condition was for the URL that was asked.
+        let unchanged = status == StatusCode::NOT_MODIFIED && conditional && !reply.is_redirected();
         // 206 says of itself that something is missing.
         if !unchanged && (!status.is_success() || status == StatusCode::PARTIAL_CONTENT) {
             return Err(HttpError::Status(status));
         }
-        let headers = response.headers();
-        let ends_by_closing = response.version() < Version::HTTP_2
-            && status.is_success()
-            && status != StatusCode::NO_CONTENT
-            // Whoever unpacks it knows where it ends.
-            && !headers.contains_key(CONTENT_ENCODING)
-            && !headers.contains_key(CONTENT_LENGTH)
-            && !headers.contains_key(TRANSFER_ENCODING);
-        Ok(Reply {
-            response,
-            timeout,
-            ends_by_closing,
-            last: None,
-        })
-    }
-}
-
-/// A 2xx reply, or 304, whose body is read as it comes.
-pub struct Reply {
-    response: Response,
-    timeout: Duration,
-    /// It tells its length in no other way, so that one that is cut looks whole.
-    ends_by_closing: bool,
-    last: Option<u8>,
-}
-
-impl Reply {
-    /// The Content-Type; empty where there is none, or none that is ASCII.
-    pub fn content_type(&self) -> &str {
-        let value = self.header(&CONTENT_TYPE);
-        value
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    }
-
-    /// A header, the first of its name.
-    pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.response.headers().get(name)
-    }
-
-    /// The status: a 2xx, or 304.
-    pub fn status(&self) -> StatusCode {
-        self.response.status()
-    }
-
-    /// The version of HTTP.
-    pub fn version(&self) -> Version {
-        self.response.version()
-    }
-
-    /// The server's certificate, in DER; `None` where no TLS was spoken.
-    pub fn certificate(&self) -> Option<&[u8]> {
-        let tls = self.response.extensions().get::<TlsInfo>()?;
-        tls.peer_certificate()
-    }
-
-    /// How many bytes the body will have, where the server says so.
-    pub fn announced(&self) -> Option<u64> {
-        self.response.content_length()
-    }
-
-    /// The next bytes of the body, `None` at its proper end.
-    ///
-    /// # Errors
-    /// The body breaks off, is too slow, or may have been cut.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
-        let chunk = self.response.chunk().await;
-        let chunk = chunk.map_err(|error| HttpError::new(&error, self.timeout))?;
-        if let Some(chunk) = &chunk {
-            self.last = chunk.last().copied().or(self.last);
-        } else if self.ends_by_closing && self.last != Some(b'\n') {
-            return Err(HttpError::PerhapsCut);
-        }
-        Ok(chunk)
-    }
-
-    /// The whole body, of at most `limit` bytes: the length that a server announces need not be true.
-    ///
-    /// # Errors
-    /// As [`Reply::chunk`], and [`HttpError::TooLarge`].
-    pub async fn body(mut self, limit: usize) -> Result<Vec<u8>, HttpError> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if body.len() + chunk.len() > limit {
-                return Err(HttpError::TooLarge(limit));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+        Ok(reply)
     }
 }
 

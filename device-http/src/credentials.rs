@@ -1,30 +1,51 @@
 //! What proves to a server who asks, and which servers are trusted. No I/O.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use reqwest::{
-    Certificate, ClientBuilder, Identity,
-    header::{AUTHORIZATION, HeaderName, HeaderValue},
-};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use rustls::{
-    RootCertStore,
+    ClientConfig, RootCertStore,
     crypto::ring::sign::any_supported_type,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    sign::CertifiedKey,
+    pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 
 /// The longest token, user name, password or value of a header, in bytes: servers take hardly more.
 const MAX_VALUE: usize = 16 * 1024;
 
-/// What one request proves and trusts. Nothing of it is ever shown. Whatever is in it has been checked.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+/// What one request proves and trusts. Nothing of it is ever shown. Whatever is in it has been checked, and is used as it was
+/// parsed for that. Clones share what is large.
+#[derive(Clone, Default)]
 pub struct Credentials {
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// PEM.
-    authorities: Option<Vec<u8>>,
-    /// PEM: the chain, and then the key.
-    identity: Option<Vec<u8>>,
+    authorities: Option<Arc<RootCertStore>>,
+    identity: Option<Arc<CertifiedKey>>,
+}
+
+/// What credentials are compared by.
+type Compared<'a> = (
+    &'a [(HeaderName, HeaderValue)],
+    Option<&'a [TrustAnchor<'static>]>,
+    Option<&'a [CertificateDer<'static>]>,
+);
+
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        self.compared() == other.compared()
+    }
+}
+
+impl Eq for Credentials {}
+
+impl Hash for Credentials {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.compared().hash(state);
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -95,7 +116,8 @@ impl Credentials {
             let added = roots.add(certificate);
             added.map_err(|_| "has a certificate that is damaged or of no use")?;
         }
-        self.authorities = Some(pem.to_owned());
+        roots.roots.shrink_to_fit();
+        self.authorities = Some(roots.into());
         Ok(())
     }
 
@@ -105,19 +127,26 @@ impl Credentials {
     /// Something is not PEM, the key is of an unknown kind, or they do not belong together.
     pub fn set_identity(&mut self, chain: &[u8], key: &[u8]) -> Result<(), IdentityError> {
         let certificates = certificates(chain).map_err(IdentityError::Certificate)?;
-        let parsed = PrivateKeyDer::from_pem_slice(key)
+        let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| IdentityError::Key("holds no private key in PEM"))?;
-        let signs = any_supported_type(&parsed)
+        let signs = any_supported_type(&key)
             .map_err(|_| IdentityError::Key("is damaged, or a key of a kind that TLS has not"))?;
-        match CertifiedKey::new(certificates, signs).keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                return Err(IdentityError::Key("does not belong to the certificate"));
+        let identity = CertifiedKey::new(certificates, signs);
+        identity.keys_match().map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                IdentityError::Key("does not belong to the certificate")
             }
-            Err(_) => return Err(IdentityError::Certificate("is damaged")),
-        }
-        self.identity = Some([chain, b"\n", key].concat());
+            _ => IdentityError::Certificate("is damaged"),
+        })?;
+        self.identity = Some(identity.into());
         Ok(())
+    }
+
+    fn compared(&self) -> Compared<'_> {
+        let roots = (self.authorities.as_ref()).map(|authorities| &*authorities.roots);
+        // Its key belongs to it, so that there is no other one.
+        let chain = (self.identity.as_ref()).map(|identity| &*identity.cert);
+        (&self.headers, roots, chain)
     }
 
     /// Whether they say who asks, as a user name in a URL does too.
@@ -153,18 +182,19 @@ impl Credentials {
         }
     }
 
-    pub(crate) fn has_authorities(&self) -> bool {
-        self.authorities.is_some()
-    }
-
-    pub(crate) fn apply(&self, mut builder: ClientBuilder) -> reqwest::Result<ClientBuilder> {
-        if let Some(pem) = &self.authorities {
-            builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem)?);
-        }
-        if let Some(pem) = &self.identity {
-            builder = builder.identity(Identity::from_pem(pem)?);
-        }
-        Ok(builder)
+    /// How TLS is spoken with them; `system` are the authorities where they have none.
+    pub(crate) fn tls_config(&self, system: &Arc<RootCertStore>) -> ClientConfig {
+        let roots = self.authorities.as_ref().unwrap_or(system);
+        let config = ClientConfig::builder().with_root_certificates(roots.clone());
+        let mut config = match &self.identity {
+            Some(identity) => {
+                let resolver = SingleCertAndKey::from(identity.clone());
+                config.with_client_cert_resolver(Arc::new(resolver))
+            }
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config
     }
 }
 

@@ -95,6 +95,13 @@ pub(crate) fn cause(error: &(dyn Error + 'static)) -> String {
         Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
             ..
         })) => "the certificate is not valid yet".to_owned(),
+        // As `openssl req -x509` makes it. webpki's own type would have to be a dependency.
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
+            if other.to_string() == "CaUsedAsEndEntity" =>
+        {
+            "the certificate is an authority's (CA:TRUE), and a server needs one with CA:FALSE"
+                .to_owned()
+        }
         _ => one_line(&error.to_string()),
     }
 }

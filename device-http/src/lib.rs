@@ -10,11 +10,13 @@ mod endpoint;
 mod error;
 mod files;
 mod pool;
+mod reply;
 mod resolver;
 
-pub use client::{Client, Redirects, Reply};
+pub use client::{Client, Redirects};
 pub use credentials::{Credentials, IdentityError, Why, text};
 pub use endpoint::{Endpoint, EndpointError, MAX_ENDPOINT_BYTES, check_listed, excerpt, shown};
 pub use error::HttpError;
 pub use files::CredentialFiles;
-pub use reqwest::{StatusCode, Url, Version, header};
+pub use reply::Reply;
+pub use reqwest::{StatusCode, Url, Version, header, tls::TlsInfo};

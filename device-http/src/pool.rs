@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
+use akri_daemon::one_line;
 use reqwest::{ClientBuilder, Proxy, Url, redirect::Policy};
+use rustls::RootCertStore;
+use rustls_native_certs::load_native_certs;
 
-use crate::{Credentials, Redirects, client::MAX_REDIRECTS, error::cause, resolver::Resolver};
+use crate::{Credentials, Redirects, client::MAX_REDIRECTS, resolver::Resolver};
 
 /// How long connecting may take at most, the look-up of the name included. A request takes this, its half, a quarter and so on:
 /// the first that is at most three quarters of its own time-out. It is shared out among the addresses of a name, so that the
@@ -68,36 +71,26 @@ impl Pool {
 pub(crate) struct Pools {
     user_agent: &'static str,
     redirects: Redirects,
-    /// The system has authorities.
-    trusts: bool,
+    /// The authorities of those who have none of their own.
+    system: Arc<RootCertStore>,
     resolver: Resolver,
     open: Mutex<HashMap<Way, Weak<Pool>>>,
-    /// What most requests use, so that the system's authorities are read once.
-    _plain: Option<Arc<Pool>>,
 }
 
 impl Pools {
-    /// Where the system has no authorities, and `own_authorities` says that there are no others, a warning says so.
+    /// `own_authorities` says that the system's are not needed.
     pub fn new(user_agent: &'static str, redirects: Redirects, own_authorities: bool) -> Self {
-        let mut pools = Self {
+        let system = match own_authorities {
+            true => RootCertStore::empty(),
+            false => system_authorities(),
+        };
+        Self {
             user_agent,
             redirects,
-            trusts: true,
+            system: system.into(),
             resolver: Resolver::default(),
             open: Mutex::default(),
-            _plain: None,
-        };
-        if !own_authorities {
-            let plain = pools.get(Way::default());
-            match plain.client(Duration::MAX / 4) {
-                Ok(_) => pools._plain = Some(plain),
-                Err(error) => {
-                    log::warn!("https cannot be used, http can: {}", cause(&error));
-                    pools.trusts = false;
-                }
-            }
         }
-        pools
     }
 
     /// The pool for this way; requests that go the same way share it.
@@ -108,21 +101,35 @@ impl Pools {
         }
         open.retain(|_, pool| pool.strong_count() > 0);
         let (user_agent, resolver) = (self.user_agent, self.resolver.clone());
-        let (redirects, trusts, taken) = (self.redirects, self.trusts, way.clone());
+        let (redirects, secret, proxy) = (self.redirects, way.secret, way.proxy.clone());
+        let tls = way.tls.tls_config(&self.system);
         let pool = Pool::of(move || {
-            let mut builder = builder(user_agent, resolver.clone());
-            builder = builder.redirect(policy(redirects, taken.secret));
-            if let Some(proxy) = &taken.proxy {
-                builder = builder.proxy(Proxy::all(proxy.clone())?);
-            }
-            if !trusts && !taken.tls.has_authorities() {
-                builder = builder.tls_certs_only([]);
-            }
-            taken.tls.apply(builder)
+            let builder = builder(user_agent, resolver.clone())
+                .redirect(policy(redirects, secret))
+                .tls_backend_preconfigured(tls.clone());
+            Ok(match &proxy {
+                Some(proxy) => builder.proxy(Proxy::all(proxy.clone())?),
+                None => builder,
+            })
         });
         open.insert(way, Arc::downgrade(&pool));
         pool
     }
+}
+
+/// None where there are none, and then a warning says so.
+fn system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = match found.errors.first() {
+            Some(error) => one_line(&error.to_string()),
+            None => "the system has no CA certificates".to_owned(),
+        };
+        log::warn!("https cannot be used, http can: {why}");
+    }
+    roots
 }
 
 pub(crate) fn builder(user_agent: &str, resolver: Resolver) -> ClientBuilder {

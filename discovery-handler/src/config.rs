@@ -94,12 +94,12 @@ mod tests {
             (
                 "--poll-interval",
                 "10",
-                "is not a duration from 100ms to 24h",
+                "must be a duration from 100ms to 24h",
             ),
             (
                 "--poll-timeout",
                 "1h",
-                "is not a duration from 100ms to 10m",
+                "must be a duration from 100ms to 10m",
             ),
             (
                 "--max-body-bytes",

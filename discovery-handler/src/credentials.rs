@@ -143,7 +143,11 @@ fn authorize(credentials: &mut Credentials, properties: &Properties) -> Result<(
         (Some(token), None, None) => credentials.set_bearer(token).map_err(wrong(BEARER)),
         (None, Some(user), Some(password)) => {
             let user = text(user).map_err(wrong(USERNAME))?;
-            let password = text(password).map_err(wrong(PASSWORD))?;
+            // Where the user name is a key, there is often none.
+            let password = match password {
+                b"" | b"\n" | b"\r\n" => "",
+                password => text(password).map_err(wrong(PASSWORD))?,
+            };
             credentials
                 .set_basic(user, password)
                 .map_err(wrong(USERNAME))

@@ -263,7 +263,8 @@ fn parse_url(text: &str) -> Result<Url, DetailsError> {
 fn parse_proxy(text: &str) -> Result<Url, DetailsError> {
     let endpoint = text.trim().parse::<Endpoint>().ok();
     let url = endpoint.map(|endpoint| endpoint.url().clone());
-    url.filter(|url| text.contains("://") && url.scheme() == "http")
+    let is_whole = |url: &Url| url.path() == "/" && url.query().or(url.fragment()).is_none();
+    url.filter(|url| text.contains("://") && url.scheme() == "http" && is_whole(url))
         .ok_or_else(|| DetailsError("the proxy is not a URL such as http://proxy:3128".to_owned()))
 }
 

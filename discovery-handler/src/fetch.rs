@@ -6,12 +6,13 @@ use std::{
 };
 
 use akri_device_http::{
-    Client, HttpError, Reply, StatusCode, Version,
+    Client, HttpError, Reply, StatusCode, TlsInfo, Version,
     header::{
         ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
         IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
     },
 };
+use httpdate::parse_http_date;
 
 use crate::{
     details::DiscoveryDetails,
@@ -83,20 +84,24 @@ pub struct Head {
     pub encoding: Option<HeaderValue>,
     /// Its ETag or its Last-Modified, if the next poll sends it back.
     condition: Condition,
-    /// The server's certificate, in DER, where TLS was spoken.
-    pub certificate: Option<Vec<u8>>,
+    tls: Option<TlsInfo>,
 }
 
 impl Head {
-    fn of(reply: &Reply) -> Self {
+    fn of(reply: &mut Reply) -> Self {
         Self {
             status: reply.status(),
             version: reply.version(),
             content_type: reply.content_type().to_owned(),
             encoding: reply.header(&CONTENT_ENCODING).cloned(),
             condition: condition(reply),
-            certificate: reply.certificate().map(<[u8]>::to_vec),
+            tls: reply.take_tls(),
         }
+    }
+
+    /// The server's certificate, in DER, where TLS was spoken.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.tls.as_ref().and_then(TlsInfo::peer_certificate)
     }
 
     /// What the next poll sends back, so that the server can answer 304.
@@ -138,7 +143,12 @@ pub async fn fetch(
     limit: usize,
 ) -> Result<Option<Fetched>, HttpError> {
     headers.extend(last.and_then(LastBody::condition));
-    let reply = client.get(&details.url, headers, details.timeout).await?;
+    let reply = client.get(&details.url, headers, details.timeout).await;
+    if let (Err(HttpError::Status(_)), Some(last)) = (&reply, last) {
+        // It may be the condition that the server does not take.
+        last.set(None);
+    }
+    let mut reply = reply?;
     match reply.status() {
         // The client lets it pass only where we have asked.
         StatusCode::NOT_MODIFIED => return Ok(None),
@@ -146,14 +156,14 @@ pub async fn fetch(
         // The other 2xx do not promise that this is the list.
         status => return Err(HttpError::Status(status)),
     }
-    let head = Head::of(&reply);
+    let head = Head::of(&mut reply);
     let announced = usize::try_from(reply.announced().unwrap_or(0)).unwrap_or(usize::MAX);
     if announced > limit {
         return Err(HttpError::TooLarge(limit));
     }
     let mut arriving = Arriving::new(last, announced, limit);
     if head.status != StatusCode::NO_CONTENT {
-        let mut body = Body::of(reply)?;
+        let mut body = Body::of(reply, limit)?;
         while let Some(chunk) = body.chunk().await? {
             arriving.push(&chunk)?;
         }
@@ -167,13 +177,14 @@ pub async fn fetch(
     Ok(Some(Fetched { body, head }))
 }
 
-/// How to ask for what is newer than this reply. Only a 200 says so of the list.
+/// How to ask for what is newer than this reply. Only a 200 of the URL that was asked says so of the list: another URL, to which
+/// it leads the next time, may mean another list by the same tag.
 fn condition(reply: &Reply) -> Condition {
     let header = |name: &HeaderName| {
         let value = reply.header(name)?;
         (1..=MAX_VALIDATOR).contains(&value.len()).then_some(value)
     };
-    if reply.status() != StatusCode::OK {
+    if reply.status() != StatusCode::OK || reply.is_redirected() {
         return None;
     }
     if let Some(tag) = header(&ETAG) {
@@ -181,7 +192,8 @@ fn condition(reply: &Reply) -> Condition {
     }
     let modified = header(&LAST_MODIFIED)?;
     // Within its second, a list may change once more, and the server would not tell (RFC 9110, 8.8.2.2).
-    let settled = header(&DATE).is_some_and(|now| now != modified);
+    let date = |value: &HeaderValue| parse_http_date(value.to_str().ok()?).ok();
+    let settled = date(modified)? < date(header(&DATE)?)?;
     settled.then(|| (IF_MODIFIED_SINCE, modified.clone()))
 }
 

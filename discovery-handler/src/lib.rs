@@ -30,8 +30,9 @@ use std::{
 };
 
 use akri_daemon::LineBudget;
-use akri_device_http::{Client, Credentials, HttpError, Redirects, StatusCode, shown};
+use akri_device_http::{Client, Credentials, Redirects, StatusCode, shown};
 use akri_discovery::{Devices, Discovered, DiscoveryHandler, Properties};
+use anyhow::Context;
 use async_trait::async_trait;
 
 pub use check::{Check, Output, check};
@@ -124,14 +125,20 @@ impl Http {
         &self,
         request: &Request,
         last: Option<&LastBody>,
-    ) -> Result<Option<Fetched>, HttpError> {
+    ) -> anyhow::Result<Option<Fetched>> {
         let Request {
             client, details, ..
         } = request;
         let format = details.options.format;
         let refresh = Some(details.interval).filter(|_| format == Format::HttpSd);
         let headers = fetch::headers(format.accept(), refresh);
-        fetch::fetch(client, details, headers, last, self.config.max_body_bytes).await
+        let limit = self.config.max_body_bytes;
+        let fetched = fetch::fetch(client, details, headers, last, limit).await;
+        match details.proxy {
+            // It may be the proxy's fault.
+            Some(_) => fetched.context("through the proxy"),
+            None => Ok(fetched?),
+        }
     }
 
     fn warn_of_ignored(&self, details: &DiscoveryDetails, properties: &Properties) {

@@ -3,14 +3,17 @@
 
 use std::{io, pin::Pin};
 
-use akri_device_http::{HttpError, Reply, header::CONTENT_ENCODING};
+use akri_device_http::{HttpError, Reply};
 use async_compression::{
     tokio::bufread::{GzipDecoder, ZstdDecoder},
     zstd::DParameter,
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::try_unfold;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    task::yield_now,
+};
 use tokio_util::io::StreamReader;
 
 /// What is asked for, for `Accept-Encoding`.
@@ -19,7 +22,8 @@ pub const ACCEPTED: &str = "zstd, gzip";
 /// The most that zstd may look back: 8 MiB, as RFC 9659 says. It decides how much memory unpacking takes.
 const WINDOW_LOG: u32 = 23;
 
-/// How much is unpacked at once, in bytes, so that a bomb is noticed before it has grown.
+/// How much is taken and unpacked at once, in bytes, so that a bomb is noticed before it has grown, and other polls get their
+/// turn.
 const PIECE: usize = 16 * 1024;
 
 /// A body, unpacked piece by piece.
@@ -31,29 +35,26 @@ pub enum Body {
 }
 
 impl Body {
-    /// The body of `reply`, which has not been read yet.
+    /// The body of `reply`, which has not been read yet. Compressed, it may have `limit` bytes.
     ///
     /// # Errors
     /// It is compressed in a way that nobody asked for.
-    pub fn of(reply: Reply) -> Result<Self, HttpError> {
-        let encoding = reply
-            .header(&CONTENT_ENCODING)
-            .map(|value| value.as_bytes().to_ascii_lowercase());
-        match encoding.as_deref() {
-            None | Some(b"" | b"identity") => Ok(Self::Plain(Box::new(reply))),
-            Some(b"gzip" | b"x-gzip") => {
-                let mut decoder = GzipDecoder::new(reader(reply));
+    pub fn of(reply: Reply, limit: usize) -> Result<Self, HttpError> {
+        match reply.encoding().as_str() {
+            "" => Ok(Self::Plain(Box::new(reply))),
+            "gzip" | "x-gzip" => {
+                let mut decoder = GzipDecoder::new(reader(reply, limit));
                 // Up to the end of the reply, so that nothing is left behind, and its connection can be used again.
                 decoder.multiple_members(true);
                 Ok(Self::Packed(Box::pin(decoder), "gzip", BytesMut::new()))
             }
-            Some(b"zstd") => {
+            "zstd" => {
                 let window = [DParameter::window_log_max(WINDOW_LOG)];
-                let mut decoder = ZstdDecoder::with_params(reader(reply), &window);
+                let mut decoder = ZstdDecoder::with_params(reader(reply, limit), &window);
                 decoder.multiple_members(true);
                 Ok(Self::Packed(Box::pin(decoder), "zstd", BytesMut::new()))
             }
-            Some(_) => Err(HttpError::NoReply(
+            _ => Err(HttpError::NoReply(
                 "its Content-Encoding is neither zstd nor gzip".into(),
             )),
         }
@@ -62,7 +63,7 @@ impl Body {
     /// The next bytes, `None` at their proper end.
     ///
     /// # Errors
-    /// As [`Reply::chunk`], and what is compressed is damaged or cut.
+    /// As [`Reply::chunk`], and what is compressed is damaged, cut or too long.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
         let (reader, encoding, piece) = match self {
             Self::Plain(reply) => return reply.chunk().await,
@@ -83,10 +84,23 @@ impl Body {
 
 fn reader(
     reply: Reply,
+    limit: usize,
 ) -> StreamReader<impl futures_util::Stream<Item = io::Result<Bytes>>, Bytes> {
-    let chunks = try_unfold(reply, |mut reply| async move {
-        let chunk = reply.chunk().await.map_err(io::Error::other)?;
-        Ok(chunk.map(|chunk| (chunk, reply)))
+    // What holds nothing is work, too: it is only bounded by its own length.
+    let start = (reply.to_unpack(), limit, Bytes::new());
+    let pieces = try_unfold(start, move |(mut reply, mut left, mut chunk)| async move {
+        if chunk.is_empty() {
+            let Some(next) = reply.chunk().await.map_err(io::Error::other)? else {
+                return Ok(None);
+            };
+            left = (left.checked_sub(next.len()))
+                .ok_or_else(|| io::Error::other(HttpError::TooLarge(limit)))?;
+            chunk = next;
+        } else {
+            yield_now().await;
+        }
+        let piece = chunk.split_to(PIECE.min(chunk.len()));
+        Ok(Some((piece, (reply, left, chunk))))
     });
-    StreamReader::new(chunks)
+    StreamReader::new(pieces)
 }

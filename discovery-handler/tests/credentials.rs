@@ -31,7 +31,7 @@ fn redirect(to: &str) -> Reply {
 async fn a_token_a_user_and_headers_reach_the_service_and_never_share_a_poller() {
     let service = Service::start(list(&["a:1"])).await;
     let handler = Handler::start().await;
-    let cases: [(&[(&str, &str)], &str); 5] = [
+    let cases: [(&[(&str, &str)], &str); 6] = [
         (
             &[("HTTP_BEARER_TOKEN", "hunter2a\n")],
             "authorization: Bearer hunter2a\r\n",
@@ -43,6 +43,10 @@ async fn a_token_a_user_and_headers_reach_the_service_and_never_share_a_poller()
         (
             &[("HTTP_USERNAME", "me"), ("HTTP_PASSWORD", "hunter2")],
             "authorization: Basic bWU6aHVudGVyMg==\r\n",
+        ),
+        (
+            &[("HTTP_USERNAME", "hunter2"), ("HTTP_PASSWORD", "\n")],
+            "authorization: Basic aHVudGVyMjo=\r\n",
         ),
         (
             &[("HTTP_HEADERS", "X-Key: hunter2\n")],
@@ -271,6 +275,29 @@ async fn a_proxy_in_the_details_is_asked_and_none_without_it() {
         "{head}"
     );
     let _stream = handler.stream(&url).await;
-    log_line(&[&url, "cannot connect"]).await;
+    log_line(&[&url, ": cannot connect"]).await;
+    nothing_is_shown();
+}
+
+#[tokio::test]
+async fn what_fails_on_the_way_through_a_proxy_says_so() {
+    let service = Service::start(list(&["a:1"])).await;
+    let handler = Handler::start().await;
+    let denied = raw("407 Proxy Authentication Required\r\nContent-Length: 0", "");
+    let mut proxy = Service::start(denied).await;
+    let details = format!(
+        "{}\nproxy: http://me:hunter2@127.0.0.1:{}",
+        service.details(),
+        proxy.port
+    );
+    let _stream = handler.stream(&details).await;
+    let key = service.key();
+    log_line(&[&key, ": through the proxy: answered 407"]).await;
+    proxy.down();
+    log_line(&[
+        &key,
+        ": through the proxy: cannot connect: Connection refused",
+    ])
+    .await;
     nothing_is_shown();
 }

@@ -201,10 +201,7 @@ async fn details_that_can_never_work_are_refused_at_once_with_the_reason_in_the_
             "url: http://d\nintervall-of-this-test: 1s",
             "unknown field `intervall-of-this-test`",
         ),
-        (
-            "url: http://d\ninterval: 42",
-            "interval \"42\" is not a duration",
-        ),
+        ("url: http://d\ninterval: 42", "interval must be a duration"),
     ] {
         let status = handler.discover(details).await.err().unwrap();
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -10,7 +10,7 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use rcgen::date_time_ymd;
+use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use support::{
     tls::{Authority, Leaf, Secure},
     *,
@@ -65,6 +65,11 @@ async fn a_certificate_that_is_not_right_is_not_trusted() {
         params.not_before = date_time_ymd(2100, 1, 1)
     });
     fails(&handler, &young, &own, "the certificate is not valid yet").await;
+    let itself = authority.issue_with("localhost", |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)
+    });
+    let why = "the certificate is an authority's (CA:TRUE), and a server needs one with CA:FALSE";
+    fails(&handler, &itself, &own, why).await;
 }
 
 #[tokio::test]
@@ -98,6 +103,29 @@ async fn a_client_certificate_is_shown_where_one_is_wanted() {
         log_line(&["WARN", &service.key(), "received fatal alert"]).await;
         assert!(service.seen().is_empty());
     }
+}
+
+#[tokio::test]
+async fn what_else_is_in_the_pem_of_a_client_certificate_does_not_matter() {
+    let (authority, handler) = (Authority::new(), Handler::start().await);
+    let (ca, leaf) = (authority.pem(), authority.issue("localhost"));
+    let (client, other) = (authority.issue("me"), authority.issue("other"));
+    let public = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n";
+    let crl = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    let service = Secure::start(&leaf, Some(&authority), false, ANSWER);
+    for (before, after) in [("", &*other.key), (&*other.key, ""), (public, crl)] {
+        let cert = format!("{before}{}{after}", client.certificate);
+        // The first key is the one.
+        let key = format!("{public}{}{}", client.key, other.key);
+        let properties = [
+            ("HTTP_CA_CERT", &*ca),
+            ("HTTP_CLIENT_CERT", &cert),
+            ("HTTP_CLIENT_KEY", &key),
+        ];
+        is_listed(&handler, &service, &properties).await;
+    }
+    let all = service.seen();
+    assert!(all.iter().all(|seen| seen.client == Some(client.der())));
 }
 
 #[tokio::test]
@@ -135,7 +163,7 @@ async fn https_goes_through_a_proxy_as_a_tunnel_that_sees_none_of_it() {
     let proxy = Tunnel::start("407 Proxy Authentication Required").await;
     let _stream = handler.discover_with(&through(&proxy), &properties).await;
     let line = log_line(&[&service.key(), "cannot connect: "]).await;
-    assert!(line.contains("proxy"), "{line}");
+    assert!(line.contains(": through the proxy: "), "{line}");
     assert!(
         !line.contains("secret") && !line.contains("hunter2"),
         "{line}"

@@ -145,7 +145,7 @@ impl Reply {
             content_type: one_line(&head.content_type),
             content_encoding: (head.encoding.as_ref()).map(|value| text(value.as_bytes())),
             validator: head.validator().map(|value| text(value.as_bytes())),
-            certificate: head.certificate.as_deref().and_then(Certificate::of),
+            certificate: head.certificate().and_then(Certificate::of),
         }
     }
 }

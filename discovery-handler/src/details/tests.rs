@@ -72,26 +72,26 @@ fn anything_else_is_refused_with_what_is_wrong_and_what_would_be_right() {
         ("url: ''", "not a URL"),
         (
             "url: http://d\ninterval: 10",
-            "interval \"10\" is not a duration from 100ms to 24h, such as 10s",
+            "interval must be a duration from 100ms to 24h, such as 10s",
         ),
         (
             "url: http://d\ninterval: 99ms",
-            "interval \"99ms\" is not a duration from 100ms",
+            "interval must be a duration from 100ms",
         ),
-        ("url: http://d\ninterval: 25h", "interval \"25h\" is not"),
-        ("url: http://d\ninterval: -1s", "interval \"-1s\" is not"),
+        ("url: http://d\ninterval: 25h", "interval must be"),
+        ("url: http://d\ninterval: -1s", "interval must be"),
         (
             "url: http://d\ninterval: 99999999999999999999h",
-            "is not a duration",
+            "must be a duration",
         ),
         (
             "url: http://d\ntimeout: 11m",
-            "timeout \"11m\" is not a duration from 100ms to 10m",
+            "timeout must be a duration from 100ms to 10m",
         ),
-        ("url: http://d\ntimeout: 0s", "timeout \"0s\" is not"),
+        ("url: http://d\ntimeout: 0s", "timeout must be"),
         (
             "url: http://d\ngrace: soon",
-            "grace \"soon\" is not a duration from 0s to 24h",
+            "grace must be a duration from 0s to 24h",
         ),
         (
             "url: ~",
@@ -118,12 +118,16 @@ fn a_proxy_is_an_http_url_and_is_not_shown() {
     assert_eq!(details.proxy.as_ref().unwrap().port(), Some(3128));
     assert!(!format!("{details:?} {details}").contains("hunter2"));
     assert_ne!(details, parse("https://d/").unwrap());
+    assert!(parse("url: http://d\nproxy: http://proxy:3128/").is_ok());
     for proxy in [
         "https://proxy:3128",
         "proxy:3128",
         "socks5://me:hunter2@p:1",
         "''",
         "http://",
+        "http://proxy:3128/hunter2",
+        "http://proxy:3128?hunter2",
+        "http://proxy:3128/#hunter2",
     ] {
         let error = parse(&format!("url: http://d\nproxy: {proxy}")).unwrap_err();
         let why = "discoveryDetails: the proxy is not a URL such as http://proxy:3128";
@@ -145,6 +149,7 @@ fn what_is_logged_shows_no_password_and_no_token() {
         "http://me:hunter2@d/x interval: 5s",
         "url: http://d\nhttp://me:hunter2@x: 5",
         "url: http://d\ninterval: http://me:hunter2@x",
+        "url: http://d\ngrace: hunter2",
     ] {
         assert!(!parse(text).unwrap_err().to_string().contains("hunter2"));
     }

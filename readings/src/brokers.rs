@@ -9,7 +9,7 @@ use std::{
 };
 
 use akri_daemon::{Loops, Outage, innermost};
-use log::{info, warn};
+use log::warn;
 use tokio::{net::lookup_host, sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -130,16 +130,12 @@ pub(crate) async fn keep(mut found: watch::Receiver<Brokers>, watching: Watching
             }
             stays
         });
-        let before = kept.len();
         for (address, name) in brokers {
             kept.entry(address).or_insert_with(|| {
                 watching.devices.come(address, &name);
                 let task = tokio::spawn(broker::watch(address, name.clone(), watching.clone()));
                 (name, AbortOnDropHandle::new(task))
             });
-        }
-        if kept.len() != before {
-            info!("{} brokers", kept.len());
         }
         // Without a sender the brokers stay as they are.
         if found.changed().await.is_err() {

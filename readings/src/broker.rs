@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use akri_daemon::{Outage, innermost};
+use akri_daemon::Outage;
 use akri_http_broker::client::cause;
 use akri_http_proto::http::{ListDevicesRequest, device_service_client::DeviceServiceClient};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
@@ -16,21 +16,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::{Channel, Endpoint};
+use tonic::codegen::http::Uri;
 
 use crate::{
+    connection::Connection,
     devices::{DEVICES, Devices},
-    watch::{MAX_READING, Watch},
+    watch::Watch,
 };
 
-/// How long connecting, and listing the devices, may take.
+/// How long listing the devices may take, and the beginning of a watch.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// From one list of the devices to the next.
 const LIST: Duration = Duration::from_secs(30);
-
-/// How often a silent broker is asked whether it is still there (HTTP/2 PING), and how long it may take to answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// The longest list of devices, in bytes.
 const MAX_LIST: usize = 1024 * 1024;
@@ -41,16 +39,13 @@ const LISTS: usize = 64;
 /// The first and the longest pause before something is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// What a broker may send before it is read, in bytes, for each watch and for each connection.
-const WINDOWS: (u32, u32) = (MAX_READING, 4 * MAX_READING);
-
 /// The longest name of a device, in bytes: an endpoint's, and what makes it distinct.
 const MAX_NAME: usize = 2_048 + 16;
 
 /// A broker takes no more calls than this on one connection; it takes 100.
 const WATCHES_PER_CONNECTION: usize = 64;
 
-pub(crate) type Client = DeviceServiceClient<Channel>;
+type Client = DeviceServiceClient<Connection>;
 
 /// What all brokers share.
 #[derive(Debug)]
@@ -99,6 +94,14 @@ pub(crate) async fn watch(address: SocketAddr, name: String, watching: Arc<Watch
     }
 }
 
+/// What the calls to a broker begin with.
+pub(crate) fn origin(broker: SocketAddr) -> Uri {
+    let authority = broker.to_string();
+    let uri = Uri::builder().scheme("http").authority(authority);
+    // Every address makes one.
+    uri.path_and_query("/").build().unwrap_or_default()
+}
+
 struct Broker {
     address: SocketAddr,
     outage: Outage,
@@ -109,21 +112,12 @@ struct Broker {
 impl Broker {
     /// Ends with the reason why it does not.
     async fn while_it_answers(&mut self) -> String {
-        let endpoint = match Endpoint::from_shared(format!("http://{}", self.address)) {
-            Ok(endpoint) => endpoint
-                .connect_timeout(ANSWER)
-                .initial_stream_window_size(WINDOWS.0)
-                .initial_connection_window_size(WINDOWS.1)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE),
-            Err(error) => return innermost(&error).to_string(),
+        let connection = match Connection::open(self.address).await {
+            Ok(connection) => connection,
+            Err(why) => return why,
         };
-        let channel = match endpoint.connect().await {
-            Ok(channel) => channel,
-            Err(error) => return format!("cannot connect: {}", innermost(&error)),
-        };
-        let mut client = Client::new(channel.clone()).max_decoding_message_size(MAX_LIST);
-        let mut connection = (channel, 0);
+        let mut client = self.client(&connection).max_decoding_message_size(MAX_LIST);
+        let mut connection = (connection, 0);
         let mut watches = BTreeMap::new();
         let doubt = Arc::new(Notify::new());
         loop {
@@ -140,10 +134,13 @@ impl Broker {
                     continue;
                 }
                 if connection.1 >= WATCHES_PER_CONNECTION {
-                    connection = (endpoint.connect_lazy(), 0);
+                    connection = match Connection::open(self.address).await {
+                        Ok(another) => (another, 0),
+                        Err(why) => return why,
+                    };
                 }
                 connection.1 += 1;
-                let Some(watch) = self.begin(&name, connection.0.clone(), &doubt) else {
+                let Some(watch) = self.begin(&name, &connection.0, &doubt) else {
                     break;
                 };
                 watches.insert(name, watch);
@@ -153,6 +150,10 @@ impl Broker {
             let _ = timeout(next, doubt.notified()).await;
             sleep(PAUSES.0).await;
         }
+    }
+
+    fn client(&self, connection: &Connection) -> Client {
+        Client::with_origin(connection.clone(), origin(self.address))
     }
 
     async fn list(&self, client: &mut Client) -> Result<HashSet<Arc<str>>, String> {
@@ -172,7 +173,7 @@ impl Broker {
     fn begin(
         &self,
         name: &Arc<str>,
-        channel: Channel,
+        connection: &Connection,
         doubt: &Arc<Notify>,
     ) -> Option<AbortOnDropHandle<()>> {
         let Ok(permit) = self.watching.watches.clone().try_acquire_owned() else {
@@ -183,7 +184,7 @@ impl Broker {
             broker: self.address,
             name: name.clone(),
             interval: self.watching.interval,
-            client: Client::new(channel),
+            connection: connection.clone(),
             devices: self.watching.devices.clone(),
             doubt: doubt.clone(),
         };

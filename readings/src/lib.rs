@@ -2,13 +2,14 @@
 //!
 //! - [`Settings`]: the command line;
 //! - `brokers`: which brokers there are: names, resolved to all their addresses again and again;
-//! - `broker`, `watch`: one broker's list of devices, and one device as the broker watches it;
+//! - `connection`, `broker`, `watch`: a connection to a broker, its list of devices, and one device as the broker watches it;
 //! - `devices`, `row`: all devices, and one: what it gave last, and whether it gives anything;
 //! - `history`: the last ten minutes of a device;
 //! - `page`: what a browser, a program or Prometheus is shown of it.
 
 mod broker;
 mod brokers;
+mod connection;
 mod devices;
 mod history;
 mod page;

@@ -12,16 +12,28 @@ use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-use tonic::{Code, Status, Streaming};
+use tonic::{
+    Code, Status, Streaming,
+    client::Grpc,
+    codec::{BufferSettings, Codec},
+    codegen::http::uri::PathAndQuery,
+};
+use tonic_prost::ProstCodec;
 
 use crate::{
-    broker::{ANSWER, Client, pauses},
+    broker::{ANSWER, origin, pauses},
+    connection::Connection,
     devices::Devices,
     row::Outcome,
 };
 
 /// The longest reading, in bytes. The page shows 256 characters of it.
-pub(crate) const MAX_READING: u32 = 64 * 1024;
+const MAX_READING: usize = 64 * 1024;
+
+/// What is set aside for a reading, in bytes; a longer one gets more.
+const READING: usize = 512;
+
+const METHOD: &str = "/http.DeviceService/WatchSensor";
 
 /// How long a watch may be silent, besides twice its interval.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -31,7 +43,7 @@ pub(crate) struct Watch {
     pub(crate) broker: SocketAddr,
     pub(crate) name: Arc<str>,
     pub(crate) interval: Duration,
-    pub(crate) client: Client,
+    pub(crate) connection: Connection,
     pub(crate) devices: Arc<Devices>,
     /// Told when the watch has ended, though it has no end of its own.
     pub(crate) doubt: Arc<Notify>,
@@ -39,8 +51,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// For ever: a watch that ends begins again.
-    pub(crate) async fn run(mut self) {
-        self.client = self.client.max_decoding_message_size(MAX_READING as usize);
+    pub(crate) async fn run(self) {
         let mut pauses_left = pauses();
         loop {
             let why = match self.begin().await {
@@ -62,14 +73,25 @@ impl Watch {
         }
     }
 
-    async fn begin(&mut self) -> Result<Streaming<WatchSensorResponse>, String> {
+    async fn begin(&self) -> Result<Streaming<WatchSensorResponse>, String> {
         let request = WatchSensorRequest {
             name: "/".into(),
             endpoint: self.name.to_string(),
             interval: self.interval.try_into().ok(),
             min_change: None,
         };
-        match timeout(ANSWER, self.client.watch_sensor(request)).await {
+        let grpc = Grpc::with_origin(self.connection.clone(), origin(self.broker));
+        let mut grpc = grpc.max_decoding_message_size(MAX_READING);
+        let beginning = async {
+            grpc.ready()
+                .await
+                .map_err(|error| Status::from_error(error.into()))?;
+            let request = tonic::Request::new(request);
+            grpc.server_streaming(request, PathAndQuery::from_static(METHOD), Small)
+                .await
+        };
+        // On the heap, since it is large, and only for a moment.
+        match timeout(ANSWER, Box::pin(beginning)).await {
             Ok(begun) => begun.map(tonic::Response::into_inner).map_err(why),
             Err(_) => Err(format!("the broker began no watch within {ANSWER:?}")),
         }
@@ -89,6 +111,26 @@ impl Watch {
                 },
             }
         }
+    }
+}
+
+/// As the generated client has it, but with buffers as large as a reading.
+struct Small;
+
+type Prost = ProstCodec<WatchSensorRequest, WatchSensorResponse>;
+
+impl Codec for Small {
+    type Encode = <Prost as Codec>::Encode;
+    type Decode = <Prost as Codec>::Decode;
+    type Encoder = <Prost as Codec>::Encoder;
+    type Decoder = <Prost as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Prost::raw_encoder(BufferSettings::new(READING, MAX_READING))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Prost::raw_decoder(BufferSettings::new(READING, MAX_READING))
     }
 }
 

@@ -60,7 +60,8 @@ function update(device) {
   const old = points.findIndex((point) => point[0] > now() - HISTORY);
   Object.assign(row, { device, points: old > 0 ? points.slice(old) : points, seen: true, changed: true });
   row.words = [device.device, device.broker, device.value, device.why].join("\n").toLowerCase();
-  order.wrong ||= !row.tr || wanted.by !== "device";
+  row.moves ||= !row.tr || wanted.by !== "device";
+  order.wrong ||= row.moves;
 }
 
 function remove(row) {
@@ -166,16 +167,23 @@ const BY = {
 };
 const compare = new Intl.Collator(undefined, { numeric: true }).compare;
 
-function sort() {
+/** Puts all rows into their order, or only those that have changed: the others are in it already. */
+function sort(all) {
   order = { wrong: false, since: performance.now() };
   const direction = wanted.down ? -1 : 1;
   const same = (a, b) => compare(a.device.device, b.device.device) || a.device.id - b.device.id;
   const sorted = [...rows.values()].filter((row) => row.tr).sort((a, b) => direction * (BY[wanted.by](a, b) || same(a, b)));
-  let place = body.firstElementChild;
-  for (const { tr } of sorted) {
-    if (tr === place) place = place.nextElementSibling;
-    else body.insertBefore(tr, place);
+  if (all) {
+    body.append(...sorted.map((row) => row.tr));
+  } else {
+    for (const row of sorted) if (row.moves) row.tr.remove();
+    let place = body.firstElementChild;
+    for (const { tr } of sorted) {
+      if (tr === place) place = place.nextElementSibling;
+      else body.insertBefore(tr, place);
+    }
   }
+  for (const row of sorted) row.moves = false;
 }
 
 function choose() {
@@ -204,7 +212,7 @@ function draw() {
     frame = 0;
     for (const row of fresh.splice(0, NEW_ROWS)) if (!row.removed) build(row);
     for (const row of rows.values()) if (row.tr && row.changed) fill(row);
-    if (order.wrong && (wanted.by === "device" || performance.now() - order.since > SORT_AGAIN)) sort();
+    if (order.wrong && (wanted.by === "device" || performance.now() - order.since > SORT_AGAIN)) sort(false);
     choose();
     if (fresh.length > 0) {
       order.wrong = true;
@@ -291,7 +299,7 @@ for (const button of document.querySelectorAll("[data-by]")) {
     Object.assign(wanted, { down: wanted.by === by && !wanted.down, by });
     for (const other of document.querySelectorAll("th")) other.removeAttribute("aria-sort");
     button.parentElement.setAttribute("aria-sort", wanted.down ? "descending" : "ascending");
-    sort();
+    sort(true);
   });
 }
 

@@ -45,6 +45,9 @@ const MAX_NAME: usize = 2_048 + 16;
 /// A broker takes no more calls than this on one connection; it takes 100.
 const WATCHES_PER_CONNECTION: usize = 64;
 
+/// Why a broker does not answer that has closed its connection.
+const ENDED: &str = "the connection has ended";
+
 type Client = DeviceServiceClient<Connection>;
 
 /// What all brokers share.
@@ -89,7 +92,10 @@ pub(crate) async fn watch(address: SocketAddr, name: String, watching: Arc<Watch
     loop {
         let why = broker.while_it_answers().await;
         broker.watching.devices.does_not_answer(address, &why);
-        broker.outage.failed(why, "trying again");
+        // A broker that has only restarted is back at once. If not, the next try says why.
+        if why != ENDED {
+            broker.outage.failed(why, "trying again");
+        }
         sleep(broker.pauses.next().unwrap_or(PAUSES.1)).await;
     }
 }
@@ -123,6 +129,7 @@ impl Broker {
         loop {
             let names = match self.list(&mut client).await {
                 Ok(names) => names,
+                Err(_) if !connection.0.is_open() => return ENDED.into(),
                 Err(why) => return why,
             };
             self.outage.succeeded();

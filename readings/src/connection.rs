@@ -73,6 +73,11 @@ impl Connection {
             _connection: Arc::new(AbortOnDropHandle::new(connection)),
         })
     }
+
+    /// Whether it can take calls.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.calls.is_closed()
+    }
 }
 
 impl Service<Request<Body>> for Connection {

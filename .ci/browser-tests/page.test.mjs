@@ -134,10 +134,14 @@ test("a connection that is lost is said, and heals by itself", { timeout: 120_00
   await connection(page).getByText(/^connection lost \d+ s ago, trying again$/).waitFor(PATIENCE);
   assert.equal(await row(page, "b").isVisible(), true, "what was known stays");
   stage = await startStage(new URL(stage.url).host);
-  stage.say("add a 3");
+  // It numbers its devices anew, in another order.
+  stage.say("add c 3");
   await connection(page).getByText("live", { exact: true }).waitFor(PATIENCE);
-  await row(page, "a").getByText("3", { exact: true }).waitFor(PATIENCE);
+  await row(page, "c").getByText("3", { exact: true }).waitFor(PATIENCE);
   assert.equal(await page.locator("tbody tr").count(), 1, "what the server no longer knows has gone");
+  stage.say("add a 4");
+  await row(page, "a").getByText("4", { exact: true }).waitFor(PATIENCE);
+  assert.deepEqual(await page.locator("tbody .device span").allTextContents(), ["a", "c"]);
   await close();
   await stage.stop();
 });

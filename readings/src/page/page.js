@@ -46,7 +46,7 @@ function take(event) {
 function update(device) {
   let row = rows.get(device.id);
   if (!row) {
-    row = { points: [], visible: false, shown: true, seen: false };
+    row = { points: [], visible: false, seen: false };
     rows.set(device.id, row);
     fresh.push(row);
   }
@@ -58,9 +58,10 @@ function update(device) {
     points.push(point);
   }
   const old = points.findIndex((point) => point[0] > now() - HISTORY);
+  // Another server may know another device by this number.
+  row.moves ||= !row.tr || wanted.by !== "device" || row.device.device !== device.device;
   Object.assign(row, { device, points: old > 0 ? points.slice(old) : points, seen: true, changed: true });
   row.words = [device.device, device.broker, device.value, device.why].join("\n").toLowerCase();
-  row.moves ||= !row.tr || wanted.by !== "device";
   order.wrong ||= row.moves;
 }
 

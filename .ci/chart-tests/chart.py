@@ -12,6 +12,7 @@ CHART = ROOT / "helm" / "akri-http"
 EXAMPLES = sorted((ROOT / "helm" / "examples").glob("*.yaml"))
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 CHART_YAML = yaml.safe_load((CHART / "Chart.yaml").read_text())
+VERSION = CHART_YAML["version"]
 
 # The lowest version that Chart.yaml supports, and the highest that kubernetes-validate has schemas for.
 LOWEST_KUBERNETES = CHART_YAML["kubeVersion"].removeprefix(">=").removesuffix("-0")

@@ -1,6 +1,6 @@
 """Where the images come from."""
 
-from chart import CHART, EXAMPLES, LOWEST_KUBERNETES, REGISTRY, configuration, helm, only, template
+from chart import CHART, EXAMPLES, LOWEST_KUBERNETES, REGISTRY, VERSION, configuration, helm, only, template
 from schemas import pod_spec
 
 EVERYTHING = {
@@ -52,7 +52,7 @@ def test_a_registry_is_neither_an_address_nor_a_folder():
 
 
 def test_all_our_images_are_in_the_registry_with_the_tag():
-    assert images(values=EVERYTHING) == ours(REGISTRY, "0.1.0")
+    assert images(values=EVERYTHING) == ours(REGISTRY, VERSION)
     own = ["--set", "images.registry=localhost:5000", "--set", "images.tag=v2"]
     assert images(*own, values=EVERYTHING) == ours("localhost:5000", "v2")
 

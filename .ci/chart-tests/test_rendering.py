@@ -10,6 +10,7 @@ from chart import (
     IN_REGISTRY,
     LOWEST_KUBERNETES,
     VALUES,
+    VERSION,
     configuration,
     grpc,
     helm,
@@ -173,7 +174,7 @@ def test_the_chart_can_be_packaged(tmp_path):
     run = helm("package", CHART, "--destination", tmp_path)
     assert run.returncode == 0, run.stderr
     (package,) = tmp_path.iterdir()
-    assert package.name == "akri-http-0.1.0.tgz"
+    assert package.name == f"akri-http-{VERSION}.tgz"
     assert helm("template", "akri-http", package, "--kube-version", LOWEST_KUBERNETES, *IN_REGISTRY).returncode == 0
 
 
@@ -358,7 +359,7 @@ def test_the_default_configuration_is_the_walkthroughs():
     assert spec["discoveryHandler"] == {"name": "http", "discoveryDetails": "http://discovery:9999/discovery"}
     assert spec["capacity"] == 1
     (broker,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
-    assert broker["image"] == "registry.example.com/me/http-broker:0.1.0"
+    assert broker["image"] == f"registry.example.com/me/http-broker:{VERSION}"
     assert broker["resources"]["requests"]["{{PLACEHOLDER}}"] == "1"
     assert broker["resources"]["limits"]["{{PLACEHOLDER}}"] == "1"
 
@@ -411,7 +412,7 @@ def test_without_references_the_agent_gets_no_right():
 def test_a_grpc_broker_serves_on_50051_behind_both_services():
     spec = only(template(values=grpc()), "Configuration")["spec"]
     (container,) = spec["brokerSpec"]["brokerPodSpec"]["containers"]
-    assert container["image"] == "registry.example.com/me/http-grpc-broker:0.1.0"
+    assert container["image"] == f"registry.example.com/me/http-grpc-broker:{VERSION}"
     assert container["ports"] == [port("grpc", 50051), port("admin", 8081)]
     assert environment(container) == {"ADMIN_ADDRESS": ":8081"}
     ports = [{"name": "grpc", "port": 50051, "targetPort": 50051, "protocol": "TCP"}]
@@ -505,7 +506,7 @@ def test_the_grpc_client_talks_to_the_service_that_akri_makes(broker, address):
     name, port = address.split(":")
     assert made[name] == int(port)
     (container,) = pod_spec(only(objects, "Deployment", "akri-http-grpc-client"))["containers"]
-    assert container["image"] == "registry.example.com/me/http-grpc-client:0.1.0"
+    assert container["image"] == f"registry.example.com/me/http-grpc-client:{VERSION}"
     assert environment(container) == {"GRPC_ENDPOINT": address}
     assert "args" not in container
 

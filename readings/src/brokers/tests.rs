@@ -20,7 +20,12 @@ async fn found(devices: &Devices, answers: Vec<io::Result<Vec<SocketAddr>>>) -> 
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front();
-        async { next.unwrap_or_else(|| Ok(vec![])) }
+        async {
+            match next {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        }
     };
     let (sender, receiver) = watch::channel(Brokers::new());
     let mut seen = Vec::new();

@@ -1,38 +1,43 @@
 //! `cargo run`: the whole flow on one machine, without a cluster.
 //!
-//! Mock devices, the discovery handler, a stub Agent and a broker for each Instance run in one process. A device leaves and
-//! comes back, then the discovery service stops for a while. The output is the log of the real parts.
+//! Mock devices, the discovery handler, a stub Agent, brokers for each Instance and the readings' page run in one process. A
+//! device leaves and comes back, the discovery service stops for a while, and another handler takes over. The output is the
+//! log of the real parts; the page shows the devices meanwhile.
+
+mod brokers;
+mod devices;
+mod story;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    future::pending,
     io::Write,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use akri_daemon::{AdminSettings, Shutdown};
-use akri_http_broker::{CredentialFiles, client, grpc, pod_devices, standalone};
-use akri_http_mock_device::{DISCOVERY_PATH, Devices};
-use akri_http_stub_agent::{Config, Configuration, Instance, State, StubAgent};
-use anyhow::{Context, Result, ensure};
+use akri_daemon::Shutdown;
+use akri_http_mock_device::DISCOVERY_PATH;
+use akri_http_readings::{Brokers, BrokersFrom};
+use akri_http_stub_agent::{Config, Configuration, StubAgent};
+use anyhow::{Context, Result};
 use clap::Parser;
 use log::info;
-use tokio::{
-    net::TcpListener,
-    sync::{oneshot, watch},
-    time::sleep,
-};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    brokers::{ShownBy, keep_brokers},
+    devices::{MockServer, any_port},
+    story::{Handlers, Stage},
+};
 
 /// How often the handler polls and the brokers read.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long the demo waits for an event. A longer wait is a bug.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 const DEVICE_PATHS: [&str; 3] = ["/thermometer", "/barometer", "/hygrometer"];
+
+/// Where the page is, unless somebody else is there; then at any port.
+const PAGE: u16 = 8090;
 
 /// Shows Akri's HTTP walkthrough on this machine: devices discovered, streamed to a stub Agent, read by brokers
 #[derive(Parser)]
@@ -45,11 +50,16 @@ struct Settings {
     /// Run gRPC brokers, each with a client that watches its device, instead of standalone brokers
     #[arg(long)]
     grpc: bool,
+
+    /// Leave out the page with the readings, and the gRPC brokers that it needs
+    #[arg(long)]
+    no_page: bool,
 }
 
 fn main() -> ExitCode {
     akri_daemon::execute_with_log(readable_log(), |settings: Settings, shutdown| {
-        run(settings.grpc, end(settings.seconds, shutdown))
+        let end = end(settings.seconds, shutdown);
+        run(settings, end)
     })
 }
 
@@ -65,19 +75,22 @@ async fn end(seconds: Option<u32>, shutdown: Shutdown) {
 }
 
 /// Starts the parts, plays the story, and stops everything at `end`.
-async fn run(grpc: bool, end: impl Future<Output = ()>) -> Result<()> {
+async fn run(settings: Settings, end: impl Future<Output = ()>) -> Result<()> {
     let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let note = watch::Sender::default();
+    let page = match settings.no_page {
+        true => None,
+        false => Some(start_page(&note).await?),
+    };
+    let shown_by = ShownBy {
+        clients: settings.grpc,
+        page: page.as_ref().map(|(brokers, _)| brokers.clone()),
+    };
     let devices = MockServer::start(any_port(), &DEVICE_PATHS, &[]).await?;
     let endpoints = DEVICE_PATHS.map(|path| format!("http://{}{path}", devices.address));
     let discovery = MockServer::start(any_port(), &[], &endpoints).await?;
-
-    let (stop, stopped) = oneshot::channel::<()>();
-    let config = akri_http_discovery_handler::Config::in_directory(directory.path());
-    let mut handler = tokio::spawn(akri_http_discovery_handler::run(config, async {
-        // An error means that the sender was dropped, which stops it too.
-        let _ = stopped.await;
-    }));
     let url = format!("http://{}{DISCOVERY_PATH}", discovery.address);
+    let (handlers, mut failures) = Handlers::new(directory.path());
     let agent = StubAgent::start(Config {
         node_name: "this-machine".into(),
         configurations: vec![Configuration {
@@ -90,178 +103,46 @@ async fn run(grpc: bool, end: impl Future<Output = ()>) -> Result<()> {
     })
     .await?;
 
+    let stage = Stage {
+        agent: &agent,
+        handlers: &handlers,
+        url: &url,
+        endpoints: &endpoints,
+        note: &note,
+    };
     let outcome = tokio::select! {
-        outcome = story(&agent, discovery, &url, &endpoints) => outcome,
-        outcome = keep_brokers(agent.state(), grpc) => outcome,
-        outcome = &mut handler => outcome.context("the discovery handler")?,
+        outcome = stage.story(discovery) => outcome,
+        outcome = keep_brokers(agent.state(), shown_by) => outcome,
+        Some(error) = failures.recv() => Err(error),
         () = end => Ok(()),
     };
     let state = agent.state().borrow().clone();
     let (created, deleted, messages) = (state.created, state.deleted, state.messages);
     info!("the end: {created} Instances were created and {deleted} deleted by {messages} messages");
     agent.stop().await;
-    drop(stop);
-    if !handler.is_finished() {
-        handler.await.context("the discovery handler")??;
-    }
+    handlers.end().await;
     outcome
 }
 
-/// Removes a device, brings it back, stops the discovery service and starts it again. Then it waits for ever.
-async fn story(
-    agent: &StubAgent,
-    discovery: MockServer,
-    url: &str,
-    endpoints: &[String],
-) -> Result<()> {
-    let all = endpoints.len();
-    agent
-        .wait_for(|state| state.instances.len() == all, PATIENCE)
-        .await?;
-    sleep(INTERVAL).await;
-
-    info!("now one device goes: only its Instance and its broker go with it");
-    let (_, rest) = endpoints.split_first().context("no devices")?;
-    put(url, rest).await?;
-    agent
-        .wait_for(|state| state.instances.len() < all, PATIENCE)
-        .await?;
-    sleep(INTERVAL).await;
-    info!("now it comes back");
-    put(url, endpoints).await?;
-    let before = agent
-        .wait_for(|state| state.instances.len() == all, PATIENCE)
-        .await?;
-    sleep(INTERVAL / 2).await;
-
-    info!("now the discovery service is stopped: nothing is lost, the brokers go on");
-    let address = discovery.stop().await;
-    sleep(INTERVAL * 2).await;
-    info!("now the discovery service is back");
-    let _discovery = MockServer::start(address, &[], endpoints).await?;
-    // The handler tries again within two seconds and ten percent.
-    sleep(INTERVAL * 3 / 2).await;
-    let after = agent.state().borrow().clone();
-    ensure!(
-        (after.deleted, after.created) == (before.deleted, before.created),
-        "the outage of the discovery service cost an Instance"
-    );
-    info!("the outage cost no Instance; Ctrl-C ends the demo");
-    pending().await
-}
-
-/// A mock server that can be stopped and started again at the same address.
-struct MockServer {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    serving: AbortOnDropHandle<Result<()>>,
-}
-
-impl MockServer {
-    async fn start(address: SocketAddr, paths: &[&str], discovered: &[String]) -> Result<Self> {
-        let listener = TcpListener::bind(address)
+/// Serves the readings' page as long as the handle lives, with the brokers that it is told of.
+async fn start_page(
+    note: &watch::Sender<String>,
+) -> Result<(watch::Sender<Brokers>, AbortOnDropHandle<Result<()>>)> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PAGE));
+    let listener = match TcpListener::bind(usual).await {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind(any_port())
             .await
-            .with_context(|| format!("cannot listen on {address}"))?;
-        let address = listener.local_addr()?;
-        let (stop, stopped) = oneshot::channel();
-        let devices = Devices {
-            paths: paths.iter().map(ToString::to_string).collect(),
-            discovered: discovered.to_vec(),
-            writable: true,
-        };
-        let serving = akri_http_mock_device::serve(listener, devices, async {
-            let _ = stopped.await;
-        });
-        let serving = AbortOnDropHandle::new(tokio::spawn(serving));
-        Ok(Self {
-            address,
-            stop,
-            serving,
-        })
-    }
-
-    async fn stop(self) -> SocketAddr {
-        drop(self.stop);
-        // The port is free afterwards, also after an error.
-        let _ = self.serving.await;
-        self.address
-    }
-}
-
-fn any_port() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-/// Replaces the discovery service's list.
-async fn put(url: &str, endpoints: &[String]) -> Result<()> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([])
-        .build()?;
-    let reply = client.put(url).body(endpoints.join("\n")).send().await?;
-    reply.error_for_status()?;
-    Ok(())
-}
-
-/// Runs a broker for each Instance while it exists, as the Controller and the kubelet do.
-async fn keep_brokers(mut state: watch::Receiver<State>, grpc: bool) -> Result<()> {
-    let mut brokers: BTreeMap<String, AbortOnDropHandle<Result<()>>> = BTreeMap::new();
-    loop {
-        let instances = state.borrow_and_update().instances.clone();
-        brokers.retain(|name, _| instances.contains_key(name));
-        for (name, instance) in instances {
-            if let Entry::Vacant(place) = brokers.entry(name) {
-                place.insert(start_broker(instance, grpc)?);
-            }
-        }
-        state.changed().await.context("the stub Agent ended")?;
-    }
-}
-
-fn start_broker(instance: Instance, grpc: bool) -> Result<AbortOnDropHandle<Result<()>>> {
-    let suffix = instance.hash.to_uppercase();
-    let environment = (instance.properties.into_iter())
-        .flat_map(|(name, value)| [(format!("{name}_{suffix}"), value.clone()), (name, value)]);
-    let devices = pod_devices::from_environment(environment)?;
-    let broker = async move {
-        if grpc {
-            return grpc_broker_and_client(grpc::Config {
-                devices,
-                min_interval: INTERVAL,
-                max_reads: 1,
-                admin: AdminSettings::default(),
-                credentials: CredentialFiles::default(),
-            })
-            .await;
-        }
-        let config = standalone::Config {
-            devices,
-            interval: INTERVAL,
-            admin: AdminSettings::default(),
-            credentials: CredentialFiles::default(),
-        };
-        standalone::run(config, pending()).await
+            .context("no port for the page")?,
     };
-    Ok(AbortOnDropHandle::new(tokio::spawn(broker)))
-}
-
-/// Runs a gRPC broker, and a client that watches its device and prints the readings.
-async fn grpc_broker_and_client(broker: grpc::Config) -> Result<()> {
-    let listener = TcpListener::bind(any_port()).await?;
-    let client = client::Settings {
-        grpc_endpoint: format!("http://{}", listener.local_addr()?).parse()?,
-        device: String::new(),
-        name: "/".into(),
+    let (brokers, known) = watch::channel(Brokers::new());
+    let config = akri_http_readings::Config {
+        brokers: BrokersFrom::Known(known),
         interval: INTERVAL,
-        min_change: None,
-        watch: true,
-        once: false,
-        list: false,
+        note: note.subscribe(),
     };
-    tokio::select! {
-        ended = grpc::run(broker, listener, pending()) => ended,
-        ended = client::run(client, pending()) => ended,
-    }
+    let page = akri_http_readings::run(config, listener, std::future::pending());
+    Ok((brokers, AbortOnDropHandle::new(tokio::spawn(page))))
 }
 
 /// A log on stdout: seconds since the start, the part that speaks, and its message.
@@ -276,6 +157,7 @@ fn readable_log() -> env_logger::Builder {
             Some("akri_http_stub_agent") => "agent",
             Some("akri_http_broker") => "broker",
             Some("akri_http_mock_device") => "devices",
+            Some("akri_http_readings") => "page",
             // Its lines are about outages and signals, and name their subject.
             Some("akri_daemon") => "",
             other => other.unwrap_or_default(),

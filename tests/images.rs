@@ -4,12 +4,13 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-const DOCKERFILES: [&str; 5] = [
+const DOCKERFILES: [&str; 6] = [
     "Dockerfile.discovery-handler",
     "Dockerfiles/device",
     "Dockerfiles/standalone",
     "Dockerfiles/grpc.broker",
     "Dockerfiles/grpc.client",
+    "Dockerfiles/readings",
 ];
 
 fn root() -> &'static Path {

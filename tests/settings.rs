@@ -21,6 +21,7 @@ fn commands() -> Vec<Command> {
         akri_http_broker::standalone::Settings::command(),
         akri_http_broker::grpc::Settings::command(),
         akri_http_broker::client::Settings::command(),
+        akri_http_readings::Settings::command(),
     ]
 }
 

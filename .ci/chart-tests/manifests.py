@@ -20,6 +20,11 @@ MANIFESTS = {
         ["--values=helm/examples/grpc.yaml"],
         ["configurations", "grpc-client"],
     ),
+    "readings.yaml": (
+        "A page with the readings of all devices of grpc.yaml",
+        ["--values=helm/examples/grpc.yaml", "--set=readings.enabled=true"],
+        ["readings"],
+    ),
 }
 
 

@@ -35,6 +35,7 @@ IN_WORDS = {
     "handler.extraContainers",
     "handler.initContainers",
     "imagePullSecrets",
+    "readings.podSpec",
 }
 
 

@@ -6,6 +6,7 @@ from schemas import pod_spec
 EVERYTHING = {
     "mockDevices": {"enabled": True},
     "grpcClient": {"enabled": True},
+    "readings": {"enabled": True},
     "configurations": [
         {"name": "logged", "discoveryDetails": "http://a/", "broker": {"kind": "standalone"}},
         {"name": "served", "discoveryDetails": "http://a/", "broker": {"kind": "grpc"}},
@@ -27,7 +28,7 @@ def without_registry(*arguments, values=None):
 
 
 def ours(registry, tag):
-    names = ("discovery-handler", "broker", "grpc-broker", "grpc-client", "mock-device")
+    names = ("discovery-handler", "broker", "grpc-broker", "grpc-client", "mock-device", "readings")
     return {f"{registry}/http-{name}:{tag}" for name in names}
 
 

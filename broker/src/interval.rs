@@ -9,8 +9,11 @@ use anyhow::ensure;
 pub(crate) const INTERVALS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 
-/// For clap.
-pub(crate) fn parse_interval(text: &str) -> Result<Duration, String> {
+/// Reads the time between two readings of a device, from 100 ms to 24 h, such as `10s`; for clap.
+///
+/// # Errors
+/// The rule.
+pub fn parse_interval(text: &str) -> Result<Duration, String> {
     parse_duration(text, &INTERVALS)
 }
 

@@ -19,3 +19,4 @@ pub mod read;
 pub mod standalone;
 
 pub use akri_device_http::CredentialFiles;
+pub use interval::parse_interval;

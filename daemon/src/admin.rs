@@ -17,7 +17,7 @@ use http::{
     header::{ALLOW, CONTENT_TYPE, HeaderValue},
 };
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::{
     encoding::prometheus_text::{self, encode},
@@ -137,7 +137,8 @@ impl Admin {
         let _ = timeout(LASTS, serving).await;
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Answers `/livez`, `/readyz` and `/metrics`, for who serves them beside other paths.
+    pub fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refused = reply(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
             let methods = HeaderValue::from_static("GET, HEAD");

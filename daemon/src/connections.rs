@@ -233,7 +233,7 @@ impl<S> Drop for Connections<S> {
 }
 
 /// Gives what connects to `listener` to `admit`, until the future is dropped.
-pub(crate) async fn accept<L: Listener>(listener: &mut L, mut admit: impl FnMut(L::Io)) {
+pub async fn accept<L: Listener>(listener: &mut L, mut admit: impl FnMut(L::Io)) {
     let mut outage = Outage::new(module_path!(), "accepting connections");
     loop {
         match listener.accept().await {

@@ -8,5 +8,5 @@ mod lines;
 mod run;
 mod settings;
 
-pub use run::run;
-pub use settings::Settings;
+pub use run::{cause, run};
+pub use settings::{Settings, broker};

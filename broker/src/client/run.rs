@@ -185,7 +185,8 @@ fn error(status: Status) -> anyhow::Error {
     anyhow!(cause(&status))
 }
 
-fn cause(status: &Status) -> String {
+/// Why a call failed, in one line.
+pub fn cause(status: &Status) -> String {
     let code = status.code();
     match (status.source(), status.message()) {
         // tonic says this when the client itself enforces the deadline.

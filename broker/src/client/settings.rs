@@ -75,7 +75,11 @@ pub struct Settings {
     pub list: bool,
 }
 
-fn broker(text: &str) -> Result<Uri, String> {
+/// Reads `HOST:PORT`, or `:PORT` on this machine; for clap.
+///
+/// # Errors
+/// The rule.
+pub fn broker(text: &str) -> Result<Uri, String> {
     let address = text.strip_prefix("http://").unwrap_or(text);
     // As in Go, an address without a host is on this machine.
     let host = if address.starts_with(':') {

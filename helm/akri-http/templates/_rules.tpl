@@ -20,6 +20,7 @@ wrong with it and what to do.
 {{- include "akri-http.rules.broker" $with -}}
 {{- end -}}
 {{- include "akri-http.rules.grpcClient" . -}}
+{{- include "akri-http.rules.readings" . -}}
 {{- include "akri-http.rules.prometheusRule" . -}}
 {{- include "akri-http.rules.cluster" . -}}
 {{- end -}}
@@ -88,7 +89,7 @@ A time, of which the schema knows only the form, from `least` (100ms by default)
 {{- $with := dict "root" . "component" "" -}}
 {{- $own := keys (include "akri-http.labels" $with | fromYaml) -}}
 {{- $ofPods := keys (include "akri-http.selector" $with | fromYaml) -}}
-{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "podMonitor.labels" .Values.podMonitor.labels $own) (list "prometheusRule.labels" .Values.prometheusRule.labels $own) (list "grafanaDashboard.labels" .Values.grafanaDashboard.labels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) (list "grpcClient.podLabels" .Values.grpcClient.podLabels $ofPods) -}}
+{{- range $rule := list (list "commonLabels" .Values.commonLabels $own) (list "podMonitor.labels" .Values.podMonitor.labels $own) (list "prometheusRule.labels" .Values.prometheusRule.labels $own) (list "grafanaDashboard.labels" .Values.grafanaDashboard.labels $own) (list "handler.podLabels" .Values.handler.podLabels $ofPods) (list "grpcClient.podLabels" .Values.grpcClient.podLabels $ofPods) (list "readings.podLabels" .Values.readings.podLabels $ofPods) -}}
 {{- range $key, $_ := index $rule 1 -}}
 {{- if has $key (index $rule 2) -}}
 {{- fail (printf "%s: the chart sets the label %s itself; choose another key." (index $rule 0) $key) -}}

@@ -91,41 +91,51 @@ pub async fn check(
     let request = http
         .request(&asked.details, &asked.properties)
         .map_err(bad)?;
+    let found = |polled| Found::new(&asked.name, shared, polled);
     let polling = async {
-        let (mut last, mut last_error) = (None, None);
-        loop {
-            match poll(&http, &request).await {
-                Ok(polled) => {
-                    let found = Found::new(&asked.name, shared, polled);
-                    if last.as_ref() != Some(&found.devices) || last_error.is_some() {
-                        found.print(check.output)?;
-                        last = Some(found.devices);
-                    }
-                    last_error = None;
-                }
-                Err(error) if check.watch => {
-                    let error = format!("{error:#}");
-                    if last_error.as_ref() != Some(&error) {
-                        log::warn!("{request}: {error}");
-                        last_error = Some(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            if !check.watch {
-                break;
-            }
-            sleep(request.interval()).await;
+        if check.watch {
+            return watch(&http, &request, found, check.output).await;
         }
-        if let Some((cluster, within)) = cluster {
-            let devices = last.unwrap_or_default();
-            cluster.has(&asked.name, &devices, within).await?;
+        let found = found(poll(&http, &request).await?);
+        found.print(check.output)?;
+        match cluster {
+            Some((cluster, within)) => cluster.has(&asked.name, &found.devices, within).await,
+            None => Ok(()),
         }
-        Ok(())
     };
     tokio::select! {
         outcome = polling => outcome,
         () = shutdown => Ok(()),
+    }
+}
+
+/// Polls at the interval until dropped. What is found or fails again is not told again.
+async fn watch(
+    http: &Http,
+    request: &Request,
+    found: impl Fn(Polled) -> Found,
+    output: Output,
+) -> anyhow::Result<()> {
+    let (mut last, mut last_error) = (None, None);
+    loop {
+        match poll(http, request).await {
+            Ok(polled) => {
+                let found = found(polled);
+                if last.as_ref() != Some(&found.devices) || last_error.is_some() {
+                    found.print(output)?;
+                    last = Some(found.devices);
+                }
+                last_error = None;
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                if last_error.as_ref() != Some(&error) {
+                    log::warn!("{request}: {error}");
+                    last_error = Some(error);
+                }
+            }
+        }
+        sleep(request.interval()).await;
     }
 }
 

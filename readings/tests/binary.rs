@@ -127,7 +127,7 @@ async fn a_bad_setting_is_one_line_and_status_2_and_a_taken_port_is_status_1() {
         (
             vec!["--brokers", "a:1", "--interval", "1"],
             2,
-            "is not a duration",
+            "must be a duration",
         ),
         (
             vec!["--brokers", "a:1", "--listen", &taken],

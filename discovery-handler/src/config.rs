@@ -13,7 +13,7 @@ const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "discovery-handler", version = akri_daemon::version(), about)]
 #[command(after_help = "RUST_LOG sets what is logged (default info).")]
-#[command(mut_arg("discovery_handler_name", |name| name.required(false).default_value("http")))]
+#[command(mut_arg("discovery_handler_name", |name| name.default_value("http")))]
 pub struct Config {
     /// What every handler has.
     #[command(flatten)]

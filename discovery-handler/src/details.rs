@@ -7,7 +7,7 @@ use std::{
 };
 
 use akri_device_http::{Endpoint, EndpointError, Url, check_listed, shown};
-use akri_discovery::{Request, Settings};
+use akri_discovery::{Settings, Times};
 use serde::Deserialize;
 
 use crate::{
@@ -26,12 +26,8 @@ type Parse = fn(&str) -> Result<Duration, String>;
 pub struct DiscoveryDetails {
     /// An http or https URL.
     pub url: Url,
-    /// From one poll to the next, 100 ms to 24 h.
-    pub interval: Duration,
-    /// For one poll as a whole, 100 ms to 10 min.
-    pub timeout: Duration,
-    /// How long a device is kept that is missing from every reply, 0 s to 24 h.
-    pub grace: Duration,
+    /// How often, how patiently, and how soon a device is given up.
+    pub times: Times,
     /// The http proxy to go through, if any.
     pub proxy: Option<Url>,
     /// How a reply is read.
@@ -95,29 +91,32 @@ impl DiscoveryDetails {
     fn with_url(url: &str, settings: &Settings) -> Result<Self, DetailsError> {
         Ok(Self {
             url: parse_url(url.trim())?,
-            interval: settings.poll_interval,
-            timeout: settings.poll_timeout,
-            grace: settings.grace,
+            times: settings.times(),
             proxy: None,
             options: Options::default(),
         })
     }
 
     fn set_times(&mut self, mapping: &Mapping) -> Result<(), DetailsError> {
-        let (interval, timeout) = (&mut self.interval, &mut self.timeout);
+        let times = &mut self.times;
         let parse_interval: Parse = Settings::parse_interval;
         for (name, value, time, parse) in [
-            ("interval", &mapping.interval, interval, parse_interval),
+            (
+                "interval",
+                &mapping.interval,
+                &mut times.interval,
+                parse_interval,
+            ),
             (
                 "timeout",
                 &mapping.timeout,
-                timeout,
+                &mut times.timeout,
                 Settings::parse_timeout,
             ),
             (
                 "grace",
                 &mapping.grace,
-                &mut self.grace,
+                &mut times.grace,
                 Settings::parse_grace,
             ),
         ] {
@@ -126,6 +125,14 @@ impl DiscoveryDetails {
             }
         }
         Ok(())
+    }
+
+    /// Feeds what decides which devices there are.
+    pub fn identify(&self, mut list: &mut dyn Hasher) {
+        list.write(self.url.as_str().as_bytes());
+        if self.options != Options::default() {
+            self.options.hash(&mut list);
+        }
     }
 }
 
@@ -191,27 +198,6 @@ fn parse_path(path: &str) -> Result<String, String> {
     }
 }
 
-impl Request for DiscoveryDetails {
-    fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    fn identify(&self, mut list: &mut dyn Hasher) {
-        list.write(self.url.as_str().as_bytes());
-        if self.options != Options::default() {
-            self.options.hash(&mut list);
-        }
-    }
-
-    fn grace(&self) -> Duration {
-        self.grace
-    }
-}
-
 impl fmt::Display for DiscoveryDetails {
     /// The URL, safe to log: without user name, password, query and fragment.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -221,7 +207,9 @@ impl fmt::Display for DiscoveryDetails {
 
 impl fmt::Debug for DiscoveryDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (interval, timeout) = (self.interval, self.timeout);
+        let Times {
+            interval, timeout, ..
+        } = self.times;
         write!(
             f,
             "DiscoveryDetails({self}, every {interval:?}, within {timeout:?})"

@@ -143,7 +143,9 @@ pub async fn fetch(
     limit: usize,
 ) -> Result<Option<Fetched>, HttpError> {
     headers.extend(last.and_then(LastBody::condition));
-    let reply = client.get(&details.url, headers, details.timeout).await;
+    let reply = client
+        .get(&details.url, headers, details.times.timeout)
+        .await;
     if let (Err(HttpError::Status(_)), Some(last)) = (&reply, last) {
         // It may be the condition that the server does not take.
         last.set(None);

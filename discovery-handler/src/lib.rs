@@ -25,13 +25,12 @@ use std::{
     borrow::Cow,
     fmt,
     hash::{Hash, Hasher},
-    sync::{Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use akri_daemon::LineBudget;
 use akri_device_http::{Client, Credentials, Redirects, StatusCode, shown};
-use akri_discovery::{Devices, Discovered, DiscoveryHandler, Properties};
+use akri_discovery::{Devices, DiscoveryHandler, Found, Properties, Times};
 use anyhow::Context;
 use async_trait::async_trait;
 
@@ -67,6 +66,14 @@ struct Request {
     credentials: Credentials,
     /// Follows from the other two.
     client: Client,
+    /// The reply whose devices were taken last, if there is one.
+    last: Arc<Mutex<Option<Arc<LastBody>>>>,
+}
+
+impl Request {
+    fn last(&self) -> MutexGuard<'_, Option<Arc<LastBody>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl PartialEq for Request {
@@ -89,28 +96,6 @@ impl fmt::Display for Request {
     }
 }
 
-impl akri_discovery::Request for Request {
-    fn interval(&self) -> Duration {
-        self.details.interval()
-    }
-
-    fn timeout(&self) -> Duration {
-        self.details.timeout()
-    }
-
-    fn grace(&self) -> Duration {
-        self.details.grace()
-    }
-
-    fn identify(&self, mut list: &mut dyn Hasher) {
-        self.details.identify(list);
-        // Another tenant's list may be another one.
-        if self.credentials != Credentials::default() {
-            self.credentials.hash(&mut list);
-        }
-    }
-}
-
 impl Http {
     fn new(config: Config) -> anyhow::Result<Self> {
         let files = config.credentials.clone();
@@ -130,7 +115,7 @@ impl Http {
             client, details, ..
         } = request;
         let format = details.options.format;
-        let refresh = Some(details.interval).filter(|_| format == Format::HttpSd);
+        let refresh = Some(details.times.interval).filter(|_| format == Format::HttpSd);
         let headers = fetch::headers(format.accept(), refresh);
         let limit = self.config.max_body_bytes;
         let fetched = fetch::fetch(client, details, headers, last, limit).await;
@@ -172,7 +157,6 @@ fn devices(request: &Request, fetched: &Fetched) -> anyhow::Result<Devices> {
 #[async_trait]
 impl DiscoveryHandler for Http {
     type Request = Request;
-    type Reply = LastBody;
 
     fn request(&self, details: &str, properties: &Properties) -> anyhow::Result<Request> {
         let details = DiscoveryDetails::parse(details, &self.config.handler)?;
@@ -186,18 +170,29 @@ impl DiscoveryHandler for Http {
             details,
             credentials,
             client,
+            last: Arc::default(),
         })
     }
 
-    async fn discover(
-        &self,
-        request: &Request,
-        last: Option<&LastBody>,
-    ) -> anyhow::Result<Discovered<LastBody>> {
-        Ok(match self.fetch(request, last).await? {
-            None => Discovered::Unchanged,
-            Some(fetched) => Discovered::Devices(devices(request, &fetched)?, fetched.keep()),
-        })
+    async fn discover(&self, request: &Request, found: &Found<'_>) -> anyhow::Result<()> {
+        let last = request.last().clone();
+        if let Some(fetched) = self.fetch(request, last.as_deref()).await? {
+            found.all(devices(request, &fetched)?)?;
+            *request.last() = Some(Arc::new(fetched.keep()));
+        }
+        Ok(())
+    }
+
+    fn times(&self, request: &Request, _: Times) -> Times {
+        request.details.times
+    }
+
+    fn identify(&self, request: &Request, mut list: &mut dyn Hasher) {
+        request.details.identify(list);
+        // Another tenant's list may be another one.
+        if request.credentials != Credentials::default() {
+            request.credentials.hash(&mut list);
+        }
     }
 
     fn shown<'a>(&self, id: &'a str) -> Cow<'a, str> {

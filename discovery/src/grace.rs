@@ -23,12 +23,14 @@ pub(crate) struct Kept<'a> {
 }
 
 impl Missing {
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Those that have been missing for `grace`, and are kept no longer.
+    pub fn given_up(&mut self, now: Instant, grace: Duration) -> Vec<String> {
+        let is_over = |_: &String, since: &mut Instant| now - *since >= grace;
+        self.0.extract_if(.., is_over).map(|(id, _)| id).collect()
     }
 
     /// Compares the last list with what was found `now`. A device is kept as long as it has not been missing for `grace` from
@@ -104,7 +106,21 @@ mod tests {
             assert_eq!(kept.new.join(" "), new, "{seconds}");
             assert_eq!(kept.back, back, "{seconds}");
         }
-        assert!(missing.is_empty());
+        assert_eq!(missing.len(), 0);
+    }
+
+    #[test]
+    fn those_that_were_missing_for_long_enough_are_given_up() {
+        let known = DeviceList::default().next(&found("a b c")).unwrap();
+        let (begin, grace) = (Instant::now(), Duration::from_secs(60));
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut missing = Missing::default();
+        missing.keep(&known, &found("a b"), at(0), grace);
+        missing.keep(&known, &found("a"), at(10), grace);
+        assert_eq!(missing.given_up(at(59), grace), [""; 0]);
+        assert_eq!(missing.given_up(at(60), grace), ["c"]);
+        assert_eq!(missing.given_up(at(70), grace), ["b"]);
+        assert_eq!(missing.len(), 0);
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
 //! 5. `poll`: equal requests share one `poller`, which knows when to ask the handler; `saved`: the last list of a process that is
 //!    no more;
-//! 6. [`Devices`]: what the handler found, [`Collected`] where it is more than ids; `list`: the same, sorted, encoded once, and
-//!    compared with the last one;
+//! 6. [`Devices`]: what the handler found, [`Collected`] where it is more than ids; `taken`: what becomes of it; `list`: the same,
+//!    sorted, encoded once, and compared with the last one;
 //!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart; `news`: what the log says of
 //!    it; `observed`: what probes and Prometheus see.
 //!
@@ -19,68 +19,61 @@
 //!
 //! - An error of [`DiscoveryHandler::discover`] keeps the last list and the stream: no device is lost by it. It is logged when
 //!   it begins, changes and ends, and the next try comes after 1 s, 2 s, 4 s and so on, up to the interval.
-//! - A device that is missing from a reply is kept for [`Request::grace`], and one that comes back within it costs no message.
+//! - A device that is missing from a list is kept for [`Times::grace`], and one that comes back within it costs no message.
 //! - Equal requests share a poller, whatever number of streams they have. A poller ends with its last stream.
 //! - Polls of many nodes do not fall into step: each delay varies by 10 %.
-//! - The Agent gets a message only when the list has changed (rule 9), apart from the first list of a stream, which it gets three
+//! - The Agent gets a message only when the list has changed (rule 9), at most one a second, apart from the first list of a stream, which it gets three
 //!   times in the first minute (rule 19). It never gets more than it accepts (rule 11).
 //! - Several handlers of one name on a node take over from each other: each has a socket of its own (rule 4).
 //! - All four parts of a device reach the Agent: id, properties, mounts and device specs.
 //!
 //! # A handler
 //!
+//! This one finds the files of a directory, in all of its code:
+//!
 //! ```no_run
-//! use std::{fmt, time::Duration};
+//! use std::process::ExitCode;
 //!
-//! use akri_discovery::{Device, Devices, Discovered, DiscoveryHandler, Properties, Request, Settings};
+//! use akri_discovery::{Device, DiscoveryHandler, Found, Properties, Settings, execute, run};
 //!
-//! /// Finds the files of a directory.
 //! struct Files;
-//!
-//! #[derive(Clone, PartialEq, Eq, Hash)]
-//! struct Directory(String);
-//!
-//! impl fmt::Display for Directory {
-//!     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-//!         f.write_str(&self.0)
-//!     }
-//! }
-//!
-//! impl Request for Directory {
-//!     fn interval(&self) -> Duration {
-//!         Duration::from_secs(10)
-//!     }
-//!
-//!     fn timeout(&self) -> Duration {
-//!         Duration::from_secs(5)
-//!     }
-//! }
 //!
 //! #[async_trait::async_trait]
 //! impl DiscoveryHandler for Files {
-//!     type Request = Directory;
-//!     type Reply = ();
+//!     /// The directory.
+//!     type Request = String;
 //!
-//!     fn request(&self, details: &str, _: &Properties) -> anyhow::Result<Directory> {
+//!     fn request(&self, details: &str, _: &Properties) -> anyhow::Result<String> {
 //!         anyhow::ensure!(details.starts_with('/'), "expected an absolute path");
-//!         Ok(Directory(details.to_owned()))
+//!         Ok(details.to_owned())
 //!     }
 //!
-//!     async fn discover(&self, directory: &Directory, _: Option<&()>) -> anyhow::Result<Discovered<()>> {
+//!     async fn discover(&self, directory: &String, found: &Found<'_>) -> anyhow::Result<()> {
 //!         let mut devices = Vec::new();
-//!         let mut entries = tokio::fs::read_dir(&directory.0).await?;
+//!         let mut entries = tokio::fs::read_dir(directory).await?;
 //!         while let Some(entry) = entries.next_entry().await? {
 //!             let id = entry.path().display().to_string();
 //!             devices.push(Device { id, ..Device::default() });
 //!         }
-//!         Ok(Discovered::Devices(Devices::from(devices), ()))
+//!         found.all(devices)
 //!     }
 //! }
 //!
-//! # async fn example(settings: Settings) -> anyhow::Result<()> {
-//! akri_discovery::run(Files, settings, async { /* ready when the process shall end */ }).await
-//! # }
+//! /// The settings; a field behind this one is a flag and a variable more.
+//! #[derive(clap::Parser)]
+//! #[command(version, mut_arg("discovery_handler_name", |name| name.default_value("files")))]
+//! struct Config {
+//!     #[command(flatten)]
+//!     handler: Settings,
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     execute(|config: Config, shutdown| run(Files, config.handler, shutdown))
+//! }
 //! ```
+//!
+//! A handler that is *told* of changes does not return from [`DiscoveryHandler::discover`]: it calls [`Found::all`] again
+//! whenever something has happened.
 
 mod agent;
 mod collected;
@@ -99,8 +92,8 @@ mod registration;
 mod saved;
 mod service;
 mod settings;
-
 mod streams;
+mod taken;
 
 use std::{
     borrow::Cow,
@@ -113,6 +106,7 @@ use std::{
 };
 
 use akri_daemon::{Admin, Connections, one_line, registry};
+pub use akri_daemon::{AdminSettings, BadSetting, Shutdown, execute};
 pub use akri_http_proto::v0::{Device, DeviceSpec, Mount};
 use async_trait::async_trait;
 use log::info;
@@ -146,12 +140,9 @@ pub type Properties = HashMap<String, Vec<u8>>;
 /// What a protocol brings.
 #[async_trait]
 pub trait DiscoveryHandler: Send + Sync + 'static {
-    /// What a Configuration asks for.
-    type Request: Request;
-
-    /// What [`discover`](Self::discover) wants to know about the poll before, such as the last reply; `()` where it is
-    /// nothing.
-    type Reply: Send + Sync + 'static;
+    /// What a Configuration asks for. Equal requests share a poller. `Display` is how the log calls it, without secrets. Where
+    /// `discoveryDetails` say it all, a `String` will do.
+    type Request: Clone + Eq + Hash + Display + Send + Sync + 'static;
 
     /// Turns `discoveryDetails` and `discoveryProperties` of a Configuration into a request. Does no I/O.
     ///
@@ -160,16 +151,33 @@ pub trait DiscoveryHandler: Send + Sync + 'static {
     /// error is logged: one line that says what is wrong and what would be right, without secrets.
     fn request(&self, details: &str, properties: &Properties) -> anyhow::Result<Self::Request>;
 
-    /// Finds the devices that are there now. It shares a thread with everything else, so it must not block. `last` is what came with the devices that were taken last, if there are any.
-    /// Dropping the future gives up; that happens after [`Request::timeout`].
+    /// Finds the devices, and says so by [`Found::all`].
+    ///
+    /// *Asked*: it returns, and is called again at the interval. Where it returns without a word, the devices are the same as
+    /// those that were taken last.
+    ///
+    /// *Told*: it does not return, and says again what there is whenever something has happened. As long as it runs, what it
+    /// said last is right.
+    ///
+    /// It shares a thread with everything else, so it must not block. Dropping the future gives up; that happens when nothing
+    /// was found within [`Times::timeout`], and when nobody asks any more.
     ///
     /// # Errors
-    /// Why nothing is known about the devices, in one line without secrets. The last list stands.
-    async fn discover(
-        &self,
-        request: &Self::Request,
-        last: Option<&Self::Reply>,
-    ) -> anyhow::Result<Discovered<Self::Reply>>;
+    /// Why nothing is known about the devices, in one line without secrets. The last list stands, and the next call comes
+    /// after 1 s, 2 s, 4 s and so on, up to the interval.
+    async fn discover(&self, request: &Self::Request, found: &Found<'_>) -> anyhow::Result<()>;
+
+    /// The times for `request`, where it has its own; by default those of the [`Settings`].
+    fn times(&self, _request: &Self::Request, settings: Times) -> Times {
+        settings
+    }
+
+    /// Feeds what decides which devices there are: a saved list goes by it. By default that is all of the request. What says
+    /// only how often and how patiently one asks is better left out, so that a change of it finds the list. The bytes shall
+    /// be the same in each version.
+    fn identify(&self, request: &Self::Request, mut list: &mut dyn Hasher) {
+        request.hash(&mut list);
+    }
 
     /// A device's id as the log shows it, without secrets.
     fn shown<'a>(&self, id: &'a str) -> Cow<'a, str> {
@@ -177,33 +185,30 @@ pub trait DiscoveryHandler: Send + Sync + 'static {
     }
 }
 
-/// What a Configuration asks for. Equal requests share a poller. `Display` is how the log calls it, without secrets.
-pub trait Request: Clone + Eq + Hash + Display + Send + Sync + 'static {
-    /// From one poll to the next.
-    fn interval(&self) -> Duration;
-
-    /// For one poll as a whole.
-    fn timeout(&self) -> Duration;
-
-    /// Feeds what decides which devices there are: a saved list goes by it. By default that is all of the request. What says
-    /// only how often and how patiently one asks is better left out, so that a change of it finds the list. The bytes shall
-    /// be the same in each version.
-    fn identify(&self, mut list: &mut dyn Hasher) {
-        self.hash(&mut list);
-    }
-
-    /// How long a device is kept that is missing from every reply; by default a minute, and not at all at zero.
-    fn grace(&self) -> Duration {
-        Duration::from_secs(60)
-    }
+/// How often, how patiently, and how soon a device is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Times {
+    /// From one poll to the next, `POLL_INTERVAL`.
+    pub interval: Duration,
+    /// For one poll as a whole, `POLL_TIMEOUT`. A handler that is told has it for its first list.
+    pub timeout: Duration,
+    /// How long a device is kept that is missing from every list, `GRACE`; not at all at zero.
+    pub grace: Duration,
 }
 
-/// What a poll brought.
-pub enum Discovered<R> {
-    /// The devices are the same as those that were taken last.
-    Unchanged,
-    /// All devices that are there now, and what the next poll shall know about this one.
-    Devices(Devices, R),
+/// Takes what [`DiscoveryHandler::discover`] finds.
+pub struct Found<'a>(&'a (dyn Fn(Devices) -> anyhow::Result<()> + Send + Sync));
+
+impl Found<'_> {
+    /// These are all devices that are there now, in any order. The Agent hears of it only where they are other ones than
+    /// before (rule 9), at most once a second.
+    ///
+    /// # Errors
+    /// They are more than the Agent accepts in a message (rule 11), and the last list stands. To be returned, as it is not
+    /// logged here.
+    pub fn all(&self, devices: impl Into<Devices>) -> anyhow::Result<()> {
+        (self.0)(devices.into())
+    }
 }
 
 /// Serves `handler`, registers it and polls until `shutdown` is ready. Then the own socket is removed, and 2 s later streams
@@ -212,7 +217,7 @@ pub enum Discovered<R> {
 /// The directory and the Agent may come, go and be replaced at any time.
 ///
 /// # Errors
-/// A bad setting ([`akri_daemon::BadSetting`]), or the handler cannot be served: its socket belongs to another live process,
+/// A bad setting ([`BadSetting`]), or the handler cannot be served: its socket belongs to another live process,
 /// the directory cannot be written, or the address cannot be bound.
 pub async fn run<H: DiscoveryHandler>(
     handler: H,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::{Message, length_delimiter_len};
 
 use crate::{
-    Device,
+    Collected, Device,
     devices::{Devices, slices},
 };
 
@@ -203,6 +203,20 @@ impl DeviceList {
             .flat_map(|piece| piece.devices)
             .filter(|device| is_wanted(&device.id))
             .collect()
+    }
+
+    /// All devices but these, whose ids are in their order.
+    pub(crate) fn without(&self, gone: &[String]) -> Devices {
+        let mut left = Collected::default();
+        for piece in &self.pieces {
+            let devices = DiscoverResponse::decode(piece.encoded.clone()).unwrap_or_default();
+            for device in devices.devices {
+                if gone.binary_search(&device.id).is_err() {
+                    left.add(&device);
+                }
+            }
+        }
+        Devices::from(left)
     }
 
     /// The size of this list as a `DiscoverResponse`, in bytes.

@@ -1,10 +1,12 @@
 //! What the log says about the lists of a request.
 
+use std::time::Duration;
+
 use akri_daemon::LineBudget;
 use log::{Level, log};
 
 use crate::{
-    DiscoveryHandler, Request,
+    DiscoveryHandler,
     collisions::{Collision, collisions},
     grace::Kept,
     list::DeviceList,
@@ -43,9 +45,18 @@ impl<'a, H: DiscoveryHandler> News<'a, H> {
         self.collisions.len()
     }
 
+    /// A list of a process that is no more.
+    pub fn of_saved(&mut self, list: &DeviceList, age: Duration) {
+        let (request, devices) = (self.request, list.len());
+        self.line(
+            Level::Info,
+            format_args!("{request}: {devices} devices, saved {age:.0?} ago"),
+        );
+    }
+
     /// Which devices are missing and kept, and which are back.
-    pub fn of_missing(&mut self, kept: &Kept<'_>) {
-        let (request, missing, grace) = (self.request, kept.all.len(), self.request.grace());
+    pub fn of_missing(&mut self, kept: &Kept<'_>, grace: Duration) {
+        let (request, missing) = (self.request, kept.all.len());
         if !kept.new.is_empty() {
             let new = self.named("new", &kept.new);
             self.line(

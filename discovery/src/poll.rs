@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DiscoveryHandler, Request,
+    DiscoveryHandler, Times,
     list::DeviceList,
     observed::Observed,
     poller::{FIRST_RETRY, Poller},
@@ -31,6 +31,7 @@ pub(crate) type Lists = watch::Receiver<List>;
 pub(crate) struct Pollers<H: DiscoveryHandler> {
     handler: H,
     shared: bool,
+    times: Times,
     saved: Option<Arc<Saved>>,
     observed: Arc<Observed>,
     stop: CancellationToken,
@@ -49,6 +50,7 @@ impl<H: DiscoveryHandler> Pollers<H> {
         Arc::new(Self {
             handler,
             shared: settings.shared,
+            times: settings.times(),
             saved: Saved::new(settings),
             observed,
             stop,
@@ -64,6 +66,11 @@ impl<H: DiscoveryHandler> Pollers<H> {
     /// The setting.
     pub fn shared(&self) -> bool {
         self.shared
+    }
+
+    /// For this request.
+    pub fn times(&self, request: &H::Request) -> Times {
+        self.handler.times(request, self.times)
     }
 
     pub fn saved(&self) -> Option<&Arc<Saved>> {
@@ -96,12 +103,14 @@ impl<H: DiscoveryHandler> Pollers<H> {
         let mut outage = Outage::new(module_path!(), request.to_string());
         while let Err(bug) = tokio::spawn(self.clone().run(request.clone(), lists.clone())).await {
             outage.failed(bug, "this is a bug; the poller is started again");
-            sleep(request.interval().max(FIRST_RETRY)).await;
+            sleep(self.times(&request).interval.max(FIRST_RETRY)).await;
         }
     }
 
     async fn run(self: Arc<Self>, request: H::Request, lists: watch::Sender<List>) {
-        let (interval, timeout) = (request.interval(), request.timeout());
+        let Times {
+            interval, timeout, ..
+        } = self.times(&request);
         let told = self.log.say(
             Level::Info,
             format_args!("{request}: polling every {interval:?}, each poll within {timeout:?}"),
@@ -111,8 +120,8 @@ impl<H: DiscoveryHandler> Pollers<H> {
             true => LineBudget::default(),
             false => LineBudget::spent(),
         };
-        let mut poller = Poller::new(&self, &request, budget);
-        let mut polling = pin!(poller.poll(&lists));
+        let mut poller = Poller::new(&self, &request, &lists, budget);
+        let mut polling = pin!(poller.poll());
         loop {
             tokio::select! {
                 () = &mut polling => {}

@@ -1,9 +1,12 @@
-//! Asks the handler again and again for one request, and makes lists of its answers.
+//! Asks the handler again and again for one request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use akri_daemon::{LineBudget, Outage};
-use anyhow::anyhow;
+use akri_daemon::{LineBudget, Loop};
+use anyhow::bail;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use log::Level;
 use tokio::{
@@ -12,13 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    Discovered, DiscoveryHandler, Request,
-    grace::Missing,
-    list::DeviceList,
-    news::News,
-    observed::{Report, Shown},
+    DiscoveryHandler, Found, Times,
     poll::{List, Pollers},
-    saved::{Loading, Saver},
+    saved::Loading,
+    taken::Taken,
 };
 
 /// The first delay after a failed poll; it doubles up to the interval.
@@ -68,92 +68,94 @@ fn jittered(delay: Duration) -> Duration {
 pub(crate) struct Poller<'a, H: DiscoveryHandler> {
     pollers: &'a Pollers<H>,
     request: &'a H::Request,
-    /// The list that stands, and what the poll that brought it wants to hand to the next one.
-    last: Option<(Arc<DeviceList>, Option<H::Reply>)>,
-    /// The devices of that list that are missing and kept.
-    missing: Missing,
-    outage: Outage,
-    news: News<'a, H>,
-    report: Report,
+    times: Times,
+    taken: Mutex<Taken<'a, H>>,
     /// Until it is read, or a poll was quicker.
     loading: Option<Loading>,
-    saver: Option<Saver>,
 }
 
 impl<'a, H: DiscoveryHandler> Poller<'a, H> {
-    /// `budget` is for its log lines.
+    /// Its lists go to `lists`; `budget` is for its log lines.
     pub fn new(
         pollers: &'a Pollers<H>,
         request: &'a H::Request,
+        lists: &'a watch::Sender<List>,
         budget: impl Fn() -> LineBudget,
     ) -> Self {
         let name = request.to_string();
-        let report = pollers.observed().report(&name);
-        let saved = pollers.saved();
-        report.update(|polled| polled.loading = saved.is_some());
+        let loading = pollers.saved().map(|saved| {
+            let path = saved.path(|list| pollers.handler().identify(request, list));
+            saved.load(path, &name, pollers.log())
+        });
         Self {
             pollers,
             request,
-            last: None,
-            missing: Missing::default(),
-            outage: Outage::with_budget(module_path!(), name, budget()),
-            news: News::new(pollers.handler(), pollers.shared(), request, budget()),
-            report,
-            loading: saved.map(|saved| saved.load(request, pollers.log())),
-            saver: saved.map(|saved| saved.keep(request, budget())),
+            times: pollers.times(request),
+            taken: Mutex::new(Taken::new(pollers, request, lists, budget)),
+            loading,
         }
     }
 
-    /// Polls until dropped; each list that differs from the one before goes to `lists`.
-    pub async fn poll(&mut self, lists: &watch::Sender<List>) {
-        let observed = self.pollers.observed();
-        let (interval, within) = (self.request.interval(), self.request.timeout());
-        let turning = observed.loops.begin(format!("polling {}", self.request));
-        let age = self.begin(lists).await;
+    /// Polls until dropped.
+    pub async fn poll(&mut self) {
+        let loops = &self.pollers.observed().loops;
+        let interval = self.times.interval;
+        let turning = loops.begin(format!("polling {}", self.request));
+        let age = self.begin().await;
         let spread = (interval / 10).min(FIRST_POLL);
         let due_in = age.map_or(spread, |age| interval.saturating_sub(age).max(spread));
         turning.turns(due_in);
         sleep(due_in.mul_f64(fastrand::f64())).await;
         let mut schedule = Schedule::new(interval);
         loop {
-            turning.turns(within);
             let started = Instant::now();
-            let asked = self.ask().await;
-            let took = started.elapsed().as_secs_f64();
-            observed.poll_seconds.observe(took);
-            let good = asked.is_ok();
-            match asked {
-                Ok(Some(list)) => {
-                    self.report.update(|polled| polled.changed += 1);
-                    lists.send_replace(Some(list));
-                }
-                Ok(None) => self.report.update(|polled| polled.unchanged += 1),
-                Err(cause) => self.failed(&cause),
-            }
-            if good {
-                self.succeeded();
+            let outcome = self.discover(&turning, &mut schedule).await;
+            let good = outcome.is_ok();
+            if let Err(cause) = outcome {
+                self.taken().failed(&cause);
             }
             let next = schedule.next(started, good);
             let wait = next.saturating_duration_since(Instant::now());
             turning.turns(wait);
-            self.load(wait, lists).await;
+            self.load(wait).await;
             sleep_until(next).await;
+        }
+    }
+
+    /// Asks the handler once, which takes as long as it has something to tell.
+    async fn discover(&self, turning: &Loop, schedule: &mut Schedule) -> anyhow::Result<()> {
+        let Times {
+            interval, timeout, ..
+        } = self.times;
+        self.taken().begins();
+        let take = |devices| self.taken().take(devices);
+        let found = Found(&take);
+        let mut discovering = self.pollers.handler().discover(self.request, &found);
+        let mut within = timeout;
+        loop {
+            turning.turns(within);
+            match tokio::time::timeout(within, &mut discovering).await {
+                Ok(outcome) => return outcome.and_then(|()| self.taken().ended()),
+                Err(_) if self.taken().is_asked() => bail!("no complete reply within {timeout:?}"),
+                Err(_) => {}
+            }
+            self.taken().same()?;
+            *schedule = Schedule::new(interval);
+            within = interval;
         }
     }
 
     /// What is known before the first poll: the list of a poller that panicked, or of a process that is no more; how old it
     /// is.
-    async fn begin(&mut self, lists: &watch::Sender<List>) -> Option<Duration> {
-        let known = lists.borrow().clone();
-        if let Some(list) = known {
+    async fn begin(&mut self) -> Option<Duration> {
+        if self.taken().knows_the_last() {
             self.loading = None;
-            self.knows(list, Duration::ZERO);
-            return Some(self.request.interval());
+            return Some(self.times.interval);
         }
-        let age = self.load(LOAD, lists).await;
+        let age = self.load(LOAD).await;
         if self.loading.is_some() {
             let request = self.request;
-            self.news.line(
+            self.taken().line(
                 Level::Warn,
                 format_args!(
                     "{request}: the saved list could not be read within {LOAD:?}; polling meanwhile"
@@ -163,93 +165,17 @@ impl<'a, H: DiscoveryHandler> Poller<'a, H> {
         age
     }
 
-    /// Takes the saved list and sends it, where it is there within this time; how old it is.
-    async fn load(&mut self, within: Duration, lists: &watch::Sender<List>) -> Option<Duration> {
+    /// Takes the saved list and sends it, where it is there within this time and nothing newer is; how old it is.
+    async fn load(&mut self, within: Duration) -> Option<Duration> {
+        if self.taken().has_list() {
+            self.loading = None;
+        }
         let loaded = timeout(within, self.loading.as_mut()?).await.ok()?;
         self.loading = None;
-        self.report.update(|polled| polled.loading = false);
-        let (list, age) = loaded.ok().flatten()?;
-        let (request, devices) = (self.request, list.len());
-        self.news.line(
-            Level::Info,
-            format_args!("{request}: {devices} devices, saved {age:.0?} ago"),
-        );
-        let list = Arc::new(list);
-        lists.send_replace(Some(list.clone()));
-        self.knows(list, age);
-        Some(age)
+        self.taken().loaded(loaded.ok().flatten())
     }
 
-    fn knows(&mut self, list: Arc<DeviceList>, age: Duration) {
-        let shown = Shown {
-            good: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
-            devices: list.len(),
-            missing: 0,
-            collisions: 0,
-        };
-        self.report.update(|polled| polled.list = Some(shown));
-        self.last = Some((list, None));
-    }
-
-    /// One poll; the list, if it is another one than the last.
-    async fn ask(&mut self) -> anyhow::Result<List> {
-        // While a device is missing, a reply that has not changed counts too.
-        let last = self.last.as_ref().filter(|_| self.missing.is_empty());
-        let last = last.and_then(|(_, reply)| reply.as_ref());
-        let within = self.request.timeout();
-        let handler = self.pollers.handler();
-        let discovered = timeout(within, handler.discover(self.request, last)).await;
-        let discovered =
-            discovered.map_err(|_| anyhow!("no complete reply within {within:?}"))??;
-        let Discovered::Devices(devices, reply) = discovered else {
-            return Ok(None);
-        };
-        let known = self.last.as_ref().map(|(list, _)| list.clone());
-        let before = known.clone().unwrap_or_default();
-        let grace = self.request.grace();
-        let kept = (self.missing).keep(&before, &devices, Instant::now(), grace);
-        self.news.of_missing(&kept);
-        let list = before.next(&devices.with(&kept.all, &before));
-        let list = list.map_err(|error| match kept.all.len() {
-            0 => anyhow!(error),
-            kept => anyhow!("{error}; {kept} of them are missing and kept"),
-        })?;
-        let list = Arc::new(list);
-        self.last = Some((list.clone(), Some(reply)));
-        if known.as_ref() == Some(&list) {
-            return Ok(None);
-        }
-        self.news.of_list(known.as_deref(), &list);
-        Ok(Some(list))
-    }
-
-    fn succeeded(&mut self) {
-        self.outage.succeeded();
-        let Some((list, _)) = &self.last else {
-            return;
-        };
-        let shown = Shown {
-            good: Instant::now(),
-            devices: list.len(),
-            missing: self.missing.len(),
-            collisions: self.news.collisions(),
-        };
-        self.loading = None;
-        self.report.update(|polled| {
-            polled.list = Some(shown);
-            polled.loading = false;
-        });
-        if let Some(saver) = &mut self.saver {
-            saver.save(list);
-        }
-    }
-
-    fn failed(&mut self, cause: &anyhow::Error) {
-        self.report.update(|polled| polled.failed += 1);
-        let consequence = match &self.last {
-            Some((list, _)) => format!("the last list of {} devices stands", list.len()),
-            None => "there is no list yet, and none is sent".into(),
-        };
-        self.outage.failed(format!("{cause:#}"), &consequence);
+    fn taken(&self) -> MutexGuard<'_, Taken<'a, H>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

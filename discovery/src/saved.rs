@@ -26,7 +26,6 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    Request,
     list::{DeviceList, MAX_MESSAGE},
     poll::List,
     settings::Settings,
@@ -85,10 +84,19 @@ impl Saved {
         Some(Arc::new(saved))
     }
 
-    /// Reads the list that was saved last for `request`, if it is not too old. That takes as long as the disk does.
-    pub fn load(self: &Arc<Self>, request: &impl Request, log: &PeerLog) -> Loading {
+    /// Where the list of a request is, by what identifies it.
+    pub fn path(&self, identify: impl FnOnce(&mut dyn Hasher)) -> PathBuf {
+        let mut hashing = Hashing(Hash16::new());
+        identify(&mut hashing);
+        let hash: [u8; 16] = hashing.0.finalize().into();
+        let name = u128::from_be_bytes(hash);
+        self.directory.join(format!("{name:032x}{EXTENSION}"))
+    }
+
+    /// Reads the list that was saved last at `path`, if it is not too old. That takes as long as the disk does.
+    pub fn load(self: &Arc<Self>, path: PathBuf, request: &str, log: &PeerLog) -> Loading {
         let (saved, log) = (self.clone(), log.clone());
-        let (path, request) = (self.path(request), request.to_string());
+        let request = request.to_owned();
         AbortOnDropHandle::new(tokio::spawn(async move {
             let turn = saved.turn.clone().acquire_owned().await.ok()?;
             let file = path.display().to_string();
@@ -112,10 +120,9 @@ impl Saved {
         }))
     }
 
-    /// Saves the lists of `request`, in the background. `budget` is for its log lines.
-    pub fn keep(self: &Arc<Self>, request: &impl Request, budget: LineBudget) -> Saver {
+    /// Saves the lists of `request` at `path`, in the background. `budget` is for its log lines.
+    pub fn keep(self: &Arc<Self>, path: PathBuf, request: &str, budget: LineBudget) -> Saver {
         let (lists, receiver) = watch::channel(None);
-        let path = self.path(request);
         let subject = format!("{request}: saving the list");
         let outage = Outage::with_budget(module_path!(), subject, budget);
         tokio::spawn(self.clone().save(path, receiver, outage));
@@ -124,14 +131,6 @@ impl Saved {
             again: SAVE.1.min(self.max_age / 2),
             last: Instant::now(),
         }
-    }
-
-    fn path(&self, request: &impl Request) -> PathBuf {
-        let mut hashing = Hashing(Hash16::new());
-        request.identify(&mut hashing);
-        let hash: [u8; 16] = hashing.0.finalize().into();
-        let name = u128::from_be_bytes(hash);
-        self.directory.join(format!("{name:032x}{EXTENSION}"))
     }
 
     /// Writes the newest list, until there will be no other one. Where the disk hangs, the list is not held for it.

@@ -10,6 +10,8 @@ use std::{
 use akri_daemon::{AdminSettings, BadSetting, parse_duration};
 use clap::{ArgAction, Args};
 
+use crate::Times;
+
 /// The port for `POD_IP`, as in Akri's charts.
 pub const NETWORK_PORT: u16 = 10_000;
 
@@ -39,7 +41,8 @@ pub struct Settings {
     pub discovery_handlers_directory: PathBuf,
 
     /// Name under which Configurations ask for this handler
-    #[arg(long, env, value_parser = name)]
+    // A handler gives the default.
+    #[arg(long, env, required = false, value_parser = name)]
     pub discovery_handler_name: String,
 
     /// Whether more than one node may see the same device: true or false
@@ -139,6 +142,15 @@ impl Settings {
     /// Where the Agent serves Registration.
     pub(crate) fn agent_socket(&self) -> PathBuf {
         self.discovery_handlers_directory.join(AGENT_SOCKET)
+    }
+
+    /// The times of requests that have none of their own.
+    pub fn times(&self) -> Times {
+        Times {
+            interval: self.poll_interval,
+            timeout: self.poll_timeout,
+            grace: self.grace,
+        }
     }
 
     /// What needs more than one value to be checked.

@@ -29,6 +29,10 @@ const LINES: u32 = 64;
 /// were being deleted, and are lost with them, up to 10 s later (rule 19).
 const SAID_AGAIN: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(60)];
 
+/// How long after a list the next one may come: of what changes in between, the Agent gets what came of it. Each list costs it an
+/// apply for each device (rule 9).
+const APART: Duration = Duration::from_secs(1);
+
 /// What Discover streams there are and were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Streams {
@@ -130,6 +134,7 @@ pub(crate) fn messages(
         stop,
         list: None,
         part: 0,
+        next_from: Instant::now(),
         said_again: Vec::new(),
         open,
     };
@@ -148,6 +153,8 @@ struct Sending {
     /// The list that is or was on its way, and the part of it that goes next.
     list: Option<Arc<DeviceList>>,
     part: usize,
+    /// When the next one may follow.
+    next_from: Instant,
     /// When it is said again, the next time last.
     said_again: Vec<Instant>,
     open: OpenStream,
@@ -165,14 +172,15 @@ impl Sending {
             // What is newer need not be preceded by what was sent.
             biased;
             () = self.stop.cancelled() => return None,
-            list = newer(&mut self.lists, self.list.as_deref()) => list,
+            list = newer(&mut self.lists, self.list.as_deref(), self.next_from) => list,
             Some(list) = said(&self.list, again) => {
                 self.said_again.pop();
                 list
             }
         };
+        let now = Instant::now();
+        self.next_from = now + APART;
         if self.list.is_none() {
-            let now = Instant::now();
             self.said_again = SAID_AGAIN.iter().rev().map(|after| now + *after).collect();
         }
         self.open.sends(&list);
@@ -188,8 +196,9 @@ async fn said(sent: &List, again: Option<Instant>) -> List {
     sent.clone()
 }
 
-/// The newest list, once it differs from `sent`: a slow reader gets no queue, and the Agent no needless message (rule 9).
-async fn newer(lists: &mut Lists, sent: Option<&DeviceList>) -> Arc<DeviceList> {
+/// The newest list, `from` then on and once it differs from `sent`: a slow reader gets no queue, and the Agent no needless message (rule 9).
+async fn newer(lists: &mut Lists, sent: Option<&DeviceList>, from: Instant) -> Arc<DeviceList> {
+    sleep_until(from).await;
     let newer = |list: &List| list.is_some() && list.as_deref() != sent;
     if let Ok(list) = lists.wait_for(newer).await
         && let Some(list) = list.as_ref()
@@ -213,4 +222,41 @@ fn trailers() -> HeaderMap {
     // The status OK has no text that could be unfit for a header.
     let _ = Status::ok("").add_header(&mut trailers);
     trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::StreamExt;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{Device, Devices};
+
+    fn list(devices: usize) -> List {
+        let device = |n: usize| Device {
+            id: n.to_string(),
+            ..Device::default()
+        };
+        let devices = Devices::from((0..devices).map(device).collect::<Vec<_>>());
+        Some(Arc::new(DeviceList::default().next(&devices).unwrap()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rule_9_of_lists_that_follow_each_other_closely_the_agent_gets_the_last_one() {
+        let (lists, receiver) = watch::channel(list(1));
+        let open = OpenStream::new("test".into(), 1, &Observed::new(), &PeerLog::new());
+        let mut messages = pin!(messages(receiver, open.unwrap(), CancellationToken::new()));
+        let mut next = async || messages.next().await.unwrap().unwrap().into_data().unwrap();
+        let started = Instant::now();
+        assert_eq!(next().await, begin(&list(1).unwrap()));
+        next().await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        for devices in 2..10 {
+            lists.send_replace(list(devices));
+        }
+        assert_eq!(next().await, begin(&list(9).unwrap()));
+        assert_eq!(started.elapsed().as_secs(), 1);
+    }
 }

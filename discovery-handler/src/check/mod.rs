@@ -11,7 +11,7 @@ use std::{
 
 use akri_daemon::{BadSetting, parse_duration};
 use akri_device_http::HttpError;
-use akri_discovery::{DiscoveryHandler, Preview, Request as _};
+use akri_discovery::{DiscoveryHandler, Preview};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tokio::time::{sleep, timeout};
@@ -135,7 +135,7 @@ async fn watch(
                 }
             }
         }
-        sleep(request.interval()).await;
+        sleep(request.details.times.interval).await;
     }
 }
 
@@ -149,7 +149,7 @@ fn bad(error: anyhow::Error) -> anyhow::Error {
 
 async fn poll(http: &Http, request: &Request) -> anyhow::Result<Polled> {
     let started = Instant::now();
-    let within = request.timeout();
+    let within = request.details.times.timeout;
     let fetched = timeout(within, http.fetch(request, None)).await;
     let fetched = fetched.map_err(|_| HttpError::TimedOut(within))??;
     let fetched =

@@ -18,7 +18,12 @@ fn just_a_url_is_polled_at_the_defaults() {
     ] {
         let details = parse(text).unwrap();
         assert_eq!(details.url.as_str(), "http://discovery:9999/discovery");
-        let seconds = [details.interval, details.timeout, details.grace].map(|it| it.as_secs());
+        let seconds = [
+            details.times.interval,
+            details.times.timeout,
+            details.times.grace,
+        ]
+        .map(|it| it.as_secs());
         assert_eq!(seconds, [10, 5, 60]);
     }
     assert!(parse("https://[fd00::1]/a?b=c: d#e".replace(' ', "").as_str()).is_ok());
@@ -27,9 +32,9 @@ fn just_a_url_is_polled_at_the_defaults() {
 #[test]
 fn a_mapping_sets_times_with_units() {
     let details = parse("url: https://d/\ninterval: 1m\ntimeout: 500ms\ngrace: 0s").unwrap();
-    assert_eq!(details.grace, Duration::ZERO);
-    assert_eq!(details.interval, Duration::from_secs(60));
-    assert_eq!(details.timeout, Duration::from_millis(500));
+    assert_eq!(details.times.grace, Duration::ZERO);
+    assert_eq!(details.times.interval, Duration::from_secs(60));
+    assert_eq!(details.times.timeout, Duration::from_millis(500));
     for (interval, timeout) in [("100ms", "100ms"), ("24h", "10m"), ("1h 30m", "1s")] {
         assert!(
             parse(&format!(

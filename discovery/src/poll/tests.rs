@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{Device, Devices, Discovered, Properties};
+use crate::{Device, Found, Properties, Settings};
 
 /// Answers each poll as the next word of its script says, and the last word again and again.
 struct Scripted {
@@ -22,32 +22,33 @@ impl fmt::Display for Every {
     }
 }
 
-impl Request for Every {
-    fn interval(&self) -> Duration {
-        Duration::from_secs(self.0)
-    }
-
-    fn timeout(&self) -> Duration {
-        // Only one test has a long one.
-        Duration::from_secs(if self.0 == 3_600 { 600 } else { 5 })
-    }
-
-    fn grace(&self) -> Duration {
-        // Only one test has it.
-        Duration::from_secs(if self.0 == 15 { 60 } else { 0 })
-    }
+fn devices(ids: &str) -> Vec<Device> {
+    let device = |id: &str| Device {
+        id: id.into(),
+        ..Device::default()
+    };
+    ids.split_whitespace().map(device).collect()
 }
 
 #[async_trait::async_trait]
 impl DiscoveryHandler for Scripted {
     type Request = Every;
-    type Reply = ();
 
     fn request(&self, _: &str, _: &Properties) -> anyhow::Result<Every> {
         Ok(Every(10))
     }
 
-    async fn discover(&self, _: &Every, _: Option<&()>) -> anyhow::Result<Discovered<()>> {
+    fn times(&self, every: &Every, _: Times) -> Times {
+        Times {
+            interval: Duration::from_secs(every.0),
+            // Only one test has a long one.
+            timeout: Duration::from_secs(if every.0 == 3_600 { 600 } else { 5 }),
+            // Only two tests have it.
+            grace: Duration::from_secs(if every.0 == 15 { 60 } else { 0 }),
+        }
+    }
+
+    async fn discover(&self, _: &Every, found: &Found<'_>) -> anyhow::Result<()> {
         self.polls.send_modify(|polls| polls.push(Instant::now()));
         let word = {
             let mut script = self.script.lock().unwrap();
@@ -60,15 +61,19 @@ impl DiscoveryHandler for Scripted {
             "fails" => Err(anyhow!("it fails")),
             "hangs" => std::future::pending().await,
             "panics" => panic!("it panics"),
-            "same" => Ok(Discovered::Unchanged),
-            ids => {
-                let device = |id: &str| Device {
-                    id: id.into(),
-                    ..Device::default()
-                };
-                let devices: Vec<Device> = ids.split_whitespace().map(device).collect();
-                Ok(Discovered::Devices(Devices::from(devices), ()))
+            "same" => Ok(()),
+            told if told.contains('>') => {
+                for word in told.split('>').map(str::trim) {
+                    match word {
+                        "fails" => anyhow::bail!("it fails"),
+                        "ends" => return Ok(()),
+                        ids => found.all(devices(ids))?,
+                    }
+                    sleep(Duration::from_secs(100)).await;
+                }
+                std::future::pending().await
             }
+            ids => found.all(devices(ids)),
         }
     }
 }
@@ -201,4 +206,67 @@ async fn a_poll_that_takes_minutes_and_an_interval_of_an_hour_are_no_stuck_loop(
         assert_eq!(pollers.observed.loops.stuck(), Vec::<String>::new());
     }
     assert!(pollers.handler.polls.borrow().len() > 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_is_told_is_asked_once_and_tells_of_changes_at_once() {
+    let pollers = pollers(&["a > a b > b a > a b c"]);
+    let mut lists = pollers.subscribe(&Every(10));
+    assert_eq!(next(&mut lists).await, ["a"]);
+    let begin = Instant::now();
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    assert_eq!(begin.elapsed().as_secs(), 100);
+    assert_eq!(next(&mut lists).await, ["a", "b", "c"]);
+    assert_eq!(begin.elapsed().as_secs(), 300);
+    sleep(Duration::from_secs(100_000)).await;
+    assert_eq!(pollers.handler.polls.borrow().len(), 1);
+    assert_eq!(pollers.observed.loops.stuck(), Vec::<String>::new());
+    let (mut metrics, mut text) = (akri_daemon::registry(), String::new());
+    pollers.observed.register(&mut metrics);
+    prometheus_client::encoding::prometheus_text::encode(&mut text, &metrics).unwrap();
+    let age = text.lines().find(|line| line.contains("age_seconds{"));
+    let age = age.and_then(|line| line.rsplit(' ').next()).unwrap();
+    assert!(age.parse::<f64>().unwrap() <= 10.0, "{age}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_2_a_device_of_which_a_handler_is_told_that_it_went_is_kept_for_the_grace_period() {
+    let pollers = pollers(&["a b > a > a b > a"]);
+    let mut lists = pollers.subscribe(&Every(15));
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    let begin = Instant::now();
+    assert_eq!(next(&mut lists).await, ["a"]);
+    let gone = begin.elapsed().as_secs();
+    assert!((160..=175).contains(&gone), "{gone}");
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    assert_eq!(next(&mut lists).await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rule_1_a_handler_that_is_told_and_fails_keeps_its_list_and_is_asked_again_soon() {
+    let begin = Instant::now();
+    let pollers = pollers(&["fails", "fails", "fails", "a b > fails", "c > ends", "c d"]);
+    let mut lists = pollers.subscribe(&Every(60));
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    assert_eq!(next(&mut lists).await, ["c"]);
+    assert_eq!(next(&mut lists).await, ["c", "d"]);
+    let polls = pollers.handler.polls.borrow().clone();
+    let gaps: Vec<f64> = polls
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_secs_f64())
+        .collect();
+    // The failures before its list count no more.
+    let expected = [1.0, 2.0, 4.0, 101.0, 100.0];
+    for (gap, expected) in gaps.iter().zip(expected) {
+        assert!((gap - expected).abs() <= 0.5, "{gaps:?}");
+    }
+    assert!(begin.elapsed() > Duration::from_secs(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_says_nothing_at_all_fails() {
+    let pollers = pollers(&["same", "same", "a"]);
+    let mut lists = pollers.subscribe(&Every(10));
+    assert_eq!(next(&mut lists).await, ["a"]);
+    assert_eq!(pollers.handler.polls.borrow().len(), 3);
 }

@@ -1,38 +1,13 @@
-use std::{
-    fmt,
-    os::unix::fs::{PermissionsExt, symlink},
-};
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::{Device, devices::Devices};
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Asked(String);
-
-impl fmt::Display for Asked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Request for Asked {
-    fn interval(&self) -> Duration {
-        Duration::from_secs(10)
-    }
-
-    fn timeout(&self) -> Duration {
-        Duration::from_secs(5)
-    }
-
-    fn identify(&self, list: &mut dyn Hasher) {
-        list.write(self.0.as_bytes());
-    }
-}
-
-fn asked(text: &str) -> Asked {
-    Asked(text.to_owned())
+/// Where the list of a request of this name is.
+fn path(saved: &Saved, request: &str) -> PathBuf {
+    saved.path(|list| list.write(request.as_bytes()))
 }
 
 fn list(ids: &[&str]) -> Arc<DeviceList> {
@@ -51,7 +26,9 @@ fn saved(directory: &Path) -> Arc<Saved> {
 }
 
 async fn load(saved: &Arc<Saved>, request: &str) -> Option<Arc<DeviceList>> {
-    let loaded = saved.load(&asked(request), &PeerLog::new()).await;
+    let loaded = saved
+        .load(path(saved, request), request, &PeerLog::new())
+        .await;
     loaded.unwrap().map(|(list, _)| Arc::new(list))
 }
 
@@ -59,7 +36,7 @@ async fn load(saved: &Arc<Saved>, request: &str) -> Option<Arc<DeviceList>> {
 fn written(ids: &[&str]) -> (TempDir, Arc<Saved>, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let saved = saved(directory.path());
-    let path = saved.path(&asked("request"));
+    let path = path(&saved, "request");
     saved.write(&path, &list(ids)).unwrap();
     (directory, saved, path)
 }
@@ -73,7 +50,7 @@ async fn the_last_list_of_a_request_is_there_for_the_next_process() {
     let directory = tempfile::tempdir().unwrap();
     let before = saved(directory.path());
     assert_eq!(load(&before, "request").await, None);
-    let mut saver = before.keep(&asked("request"), LineBudget::default());
+    let mut saver = before.keep(path(&before, "request"), "request", LineBudget::default());
     saver.save(&list(&["a"]));
     saver.save(&list(&["a", "b"]));
     drop(saver);
@@ -103,7 +80,7 @@ async fn a_list_of_many_pieces_is_the_same_as_before() {
     let ids: Vec<String> = (0..5_000).map(|n| format!("device-{n}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let (saved, whole) = (saved(directory.path()), list(&ids));
-    let path = saved.path(&asked("request"));
+    let path = path(&saved, "request");
     saved.write(&path, &whole).unwrap();
     assert_eq!(load(&saved, "request").await, Some(whole));
 }
@@ -174,7 +151,7 @@ async fn a_directory_that_cannot_be_written_harms_nothing() {
     fs::write(directory.path().join("state"), "a file").unwrap();
     let saved = saved(directory.path());
     assert_eq!(load(&saved, "request").await, None);
-    let path = saved.path(&asked("request"));
+    let path = path(&saved, "request");
     let error = saved.write(&path, &list(&["a"])).unwrap_err();
     assert!(
         format!("{error:#}").starts_with("writing into /"),
@@ -206,11 +183,11 @@ async fn what_nobody_writes_any_more_goes_and_the_rest_is_bounded() {
     assert!(foreign.exists() && under_way.exists() && alive.exists() && first.exists());
 
     for n in 2..MAX_FILES {
-        next.write(&next.path(&asked(&n.to_string())), &list(&["a"]))
+        next.write(&path(&next, &n.to_string()), &list(&["a"]))
             .unwrap();
     }
     let refused = next
-        .write(&next.path(&asked("one more")), &list(&["a"]))
+        .write(&path(&next, "one more"), &list(&["a"]))
         .unwrap_err();
     assert!(
         refused.to_string().contains("holds 128 lists already"),
@@ -225,7 +202,7 @@ fn requests_and_handlers_have_files_of_their_own_under_the_same_name_in_each_ver
         let mut settings = Settings::in_directory(Path::new("/"), name);
         settings.state_directory = Some("/state".into());
         let saved = Saved::new(&settings).unwrap();
-        ["secret", "secret2"].map(|request| saved.path(&asked(request)))
+        ["secret", "secret2"].map(|request| path(&saved, request))
     };
     let ([a, b], [c, d]) = (paths("http"), paths("other"));
     assert!(a != b && a != c && b != d && c != d);

@@ -81,6 +81,16 @@ def test_prometheus_scrapes_the_brokers_that_akri_makes(values):
     assert set(ports(brokers)) <= {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
 
 
+def test_prometheus_scrapes_the_page_where_there_is_one():
+    (*_, page), objects = monitors(grpc(), readings={"enabled": True})
+    pods = only(objects, "Deployment", "akri-http-readings")["spec"]["template"]
+    assert page["spec"]["selector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+    assert ports(page) == [port["name"] for port in pods["spec"]["containers"][0]["ports"]]
+    off = {"handler": {"adminPort": 0}, "readings": {"enabled": True}}
+    (page,), _ = monitors(grpc(adminPort=0), **off)
+    assert page["metadata"]["name"] == "akri-http-readings"
+
+
 def test_only_what_has_an_admin_port_is_scraped():
     own = {"image": {"repository": "example.com/broker", "tag": "1"}}
     several = {

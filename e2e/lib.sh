@@ -10,13 +10,14 @@ begin() {
     command -v "$program" >/dev/null || cannot_begin "$program is missing"
   done
   kubectl get --raw /version >/dev/null || cannot_begin "kubectl reaches no cluster"
-  akri get daemonset --selector "$agent" --output name | grep -q . ||
+  [ -n "$STUB_AGENT" ] || akri get daemonset --selector "$agent" --output name | grep -q . ||
     cannot_begin "there is no Akri in the namespace $AKRI_NAMESPACE (AKRI_NAMESPACE)"
   work=$(mktemp -d)
   OUT=${OUT:-$(mktemp -d)}
   mkdir -p "$OUT"
   values >"$work/values.yaml"
   namespace "$NAMESPACE"
+  [ -z "$STUB_AGENT" ] || start_agent
 }
 
 end() {
@@ -27,6 +28,7 @@ end() {
     remove "$NAMESPACE" "$RELEASE" "$RELEASE-secret" "$RELEASE-grpc"
     kubectl delete namespace "$NAMESPACE" "$MANY_NAMESPACE" --ignore-not-found --timeout "${PATIENCE}s" >/dev/null
   fi
+  [ -z "$STUB_AGENT" ] || stop_agent
   rm -rf "$work"
   exit "$status"
 }

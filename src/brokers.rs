@@ -9,7 +9,7 @@ use std::{
 use akri_daemon::AdminSettings;
 use akri_http_broker::{CredentialFiles, client, grpc, pod_devices, standalone};
 use akri_http_readings::Brokers;
-use akri_http_stub_agent::{Instance, State};
+use akri_stub_agent::{Instance, State};
 use anyhow::{Context, Result};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::task::AbortOnDropHandle;

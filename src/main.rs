@@ -18,7 +18,7 @@ use std::{
 use akri_daemon::Shutdown;
 use akri_http_mock_device::DISCOVERY_PATH;
 use akri_http_readings::{Brokers, BrokersFrom};
-use akri_http_stub_agent::{Config, Configuration, StubAgent};
+use akri_stub_agent::{Config, Configuration, StubAgent};
 use anyhow::{Context, Result};
 use clap::Parser;
 use log::info;
@@ -154,7 +154,7 @@ fn readable_log() -> env_logger::Builder {
         let part = match record.target().split("::").next() {
             Some("akri_http") => "demo",
             Some("akri_discovery" | "akri_http_discovery_handler") => "handler",
-            Some("akri_http_stub_agent") => "agent",
+            Some("akri_stub_agent") => "agent",
             Some("akri_http_broker") => "broker",
             Some("akri_http_mock_device") => "devices",
             Some("akri_http_readings") => "page",

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use akri_http_discovery_handler::Config;
-use akri_http_stub_agent::{State, StubAgent};
+use akri_stub_agent::{State, StubAgent};
 use anyhow::{Context, Error, Result, ensure};
 use log::info;
 use tokio::{

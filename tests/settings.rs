@@ -17,7 +17,7 @@ fn commands() -> Vec<Command> {
     vec![
         Config::command(),
         akri_http_mock_device::Settings::command(),
-        akri_http_stub_agent::Settings::command(),
+        akri_stub_agent::Settings::command(),
         akri_http_broker::standalone::Settings::command(),
         akri_http_broker::grpc::Settings::command(),
         akri_http_broker::client::Settings::command(),

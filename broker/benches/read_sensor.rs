@@ -24,7 +24,7 @@ use std::{
 use akri_device_http::Endpoint;
 use akri_http_broker::read::Reader;
 use akri_http_mock_device::{Devices, serve};
-use akri_http_proto::http::{ReadSensorRequest, device_service_client::DeviceServiceClient};
+use akri_proto::http::{ReadSensorRequest, device_service_client::DeviceServiceClient};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 

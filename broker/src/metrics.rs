@@ -10,7 +10,7 @@ use std::{
 };
 
 use akri_daemon::one_line;
-use akri_http_proto::http::device_service_server::SERVICE_NAME;
+use akri_proto::http::device_service_server::SERVICE_NAME;
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder},
     metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},

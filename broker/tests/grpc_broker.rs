@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use akri_http_proto::http::device_service_client::DeviceServiceClient;
+use akri_proto::http::device_service_client::DeviceServiceClient;
 use support::{
     Binary, VARIABLE, device,
     grpc::{Broker, every, next, next_value, read},
@@ -114,7 +114,7 @@ async fn all_good_devices_of_the_pod_are_served() {
     let (_broker, address) = started(&variables).await;
     let mut client = DeviceServiceClient::connect(address).await.unwrap();
     let answer = client
-        .list_devices(akri_http_proto::http::ListDevicesRequest {})
+        .list_devices(akri_proto::http::ListDevicesRequest {})
         .await
         .unwrap();
     let mut known = [a, b];

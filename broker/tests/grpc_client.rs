@@ -211,7 +211,7 @@ async fn a_device_that_fails_is_told_once_and_the_watch_goes_on() {
 
 /// A broker that knows Akri's own interface and nothing more.
 mod akri {
-    use akri_http_proto::http::{
+    use akri_proto::http::{
         ListDevicesRequest, ListDevicesResponse, ReadSensorRequest, ReadSensorResponse,
         WatchSensorRequest, WatchSensorResponse, device_service_server::DeviceService,
     };
@@ -253,7 +253,7 @@ mod akri {
 
 #[tokio::test]
 async fn a_broker_of_akris_own_interface_is_read_but_cannot_be_watched() {
-    use akri_http_proto::http::device_service_server::DeviceServiceServer;
+    use akri_proto::http::device_service_server::DeviceServiceServer;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);

@@ -12,7 +12,7 @@ mod support;
 use std::{net::SocketAddr, time::Duration};
 
 use akri_http_broker::grpc::{CONNECTIONS, WATCHES};
-use akri_http_proto::http::ReadSensorRequest;
+use akri_proto::http::ReadSensorRequest;
 use support::{
     PATIENCE,
     grpc::{Broker, every, until},

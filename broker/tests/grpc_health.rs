@@ -9,7 +9,7 @@
 
 mod support;
 
-use akri_http_proto::http::FILE_DESCRIPTOR_SET;
+use akri_proto::http::FILE_DESCRIPTOR_SET;
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use support::{PATIENCE, grpc::Broker, nobody};

@@ -20,7 +20,7 @@ use std::{
 };
 
 use akri_http_broker::grpc::{CALLS, CONNECTIONS, WATCHES};
-use akri_http_proto::http::{ListDevicesRequest, ReadSensorRequest};
+use akri_proto::http::{ListDevicesRequest, ReadSensorRequest};
 use support::{
     PATIENCE,
     grpc::{Broker, every, next_value, read, until},

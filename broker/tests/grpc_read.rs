@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use akri_http_proto::http::{Device, ListDevicesRequest, ReadSensorRequest};
+use akri_proto::http::{Device, ListDevicesRequest, ReadSensorRequest};
 use support::{
     canned, counting, device,
     grpc::{Broker, read, until},

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use akri_http_proto::http::{
+use akri_proto::http::{
     WatchSensorRequest, device_service_client::DeviceServiceClient, watch_sensor_response::Outcome,
 };
 use support::{

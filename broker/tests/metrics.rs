@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use akri_http_proto::http::{ListDevicesRequest, device_service_client::DeviceServiceClient};
+use akri_proto::http::{ListDevicesRequest, device_service_client::DeviceServiceClient};
 use support::{
     Binary, VARIABLE, device, get,
     grpc::{Client, every, read, until},

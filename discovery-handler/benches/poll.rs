@@ -25,7 +25,7 @@ use akri_http_discovery_handler::{
     fetch::{Arriving, LastBody},
     formats,
 };
-use akri_http_proto::v0::{
+use akri_proto::v0::{
     Device, DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
 use prost::Message;

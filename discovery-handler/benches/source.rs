@@ -18,7 +18,7 @@ use std::{
 };
 
 use akri_http_discovery_handler::{Config, run};
-use akri_http_proto::v0::{
+use akri_proto::v0::{
     DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
 use async_compression::tokio::write::ZstdEncoder;

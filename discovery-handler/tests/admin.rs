@@ -5,7 +5,7 @@ mod support;
 
 use std::future::pending;
 
-use akri_http_stub_agent::{Config, StubAgent};
+use akri_stub_agent::{Config, StubAgent};
 use support::{admin::Admin, *};
 use tokio::net::TcpListener;
 

@@ -5,7 +5,7 @@ mod support;
 
 use std::{collections::HashMap, process::Command};
 
-use akri_http_proto::v0::{
+use akri_proto::v0::{
     ByteData, DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
 use support::{agent::Agent, *};

@@ -15,7 +15,7 @@ use std::{
 };
 
 use akri_http_discovery_handler::{Check, check as check_here};
-use akri_http_stub_agent::instance_hash;
+use akri_stub_agent::instance_hash;
 use clap::Parser;
 use support::{tls::*, *};
 

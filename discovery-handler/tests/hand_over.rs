@@ -12,7 +12,7 @@ use std::{
 };
 
 use akri_http_mock_device::Devices;
-use akri_http_stub_agent::{Config, Configuration, State, StubAgent};
+use akri_stub_agent::{Config, Configuration, State, StubAgent};
 use support::{admin::Admin, *};
 use tempfile::TempDir;
 use tokio::net::TcpListener;

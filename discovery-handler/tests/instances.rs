@@ -7,7 +7,7 @@ mod support;
 use std::{collections::BTreeMap, future::pending, net::SocketAddr, path::Path, time::Duration};
 
 use akri_http_mock_device::Devices;
-use akri_http_stub_agent::{Config, Configuration, Instance, State, StubAgent, instance_hash};
+use akri_stub_agent::{Config, Configuration, Instance, State, StubAgent, instance_hash};
 use support::*;
 use tokio::{net::TcpListener, task::JoinHandle};
 

@@ -10,9 +10,7 @@ use std::{
     process::{Child, Command},
 };
 
-use akri_http_proto::v0::{
-    ByteData, DiscoverRequest, discovery_handler_client::DiscoveryHandlerClient,
-};
+use akri_proto::v0::{ByteData, DiscoverRequest, discovery_handler_client::DiscoveryHandlerClient};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use support::*;
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
+use akri_proto::v0::register_discovery_handler_request::EndpointType;
 use support::{agent::Agent, *};
 use tokio::net::UnixListener;
 use tonic::Status;

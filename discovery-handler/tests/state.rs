@@ -5,7 +5,7 @@ mod support;
 
 use std::{fs, path::Path, time::Duration};
 
-use akri_http_stub_agent::{Config, State, StubAgent};
+use akri_stub_agent::{Config, State, StubAgent};
 use support::{admin::Admin, *};
 use tempfile::TempDir;
 

@@ -22,8 +22,8 @@
 //! - A device that is missing from a list is kept for [`Times::grace`], and one that comes back within it costs no message.
 //! - Equal requests share a poller, whatever number of streams they have. A poller ends with its last stream.
 //! - Polls of many nodes do not fall into step: each delay varies by 10 %.
-//! - The Agent gets a message only when the list has changed (rule 9), at most one a second, apart from the first list of a stream, which it gets three
-//!   times in the first minute (rule 19). It never gets more than it accepts (rule 11).
+//! - The Agent gets a message only when the list has changed (rule 9), at most one a second, apart from the first list of a
+//!   stream, which it gets three times in the first minute (rule 19). It never gets more than it accepts (rule 11).
 //! - Several handlers of one name on a node take over from each other: each has a socket of its own (rule 4).
 //! - All four parts of a device reach the Agent: id, properties, mounts and device specs.
 //!
@@ -107,7 +107,7 @@ use std::{
 
 use akri_daemon::{Admin, Connections, one_line, registry};
 pub use akri_daemon::{AdminSettings, BadSetting, Shutdown, execute};
-pub use akri_http_proto::v0::{Device, DeviceSpec, Mount};
+pub use akri_proto::v0::{Device, DeviceSpec, Mount};
 use async_trait::async_trait;
 use log::info;
 use tokio::time::timeout;

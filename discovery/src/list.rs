@@ -3,7 +3,7 @@
 
 use std::{fmt, iter::Peekable, mem::take, sync::Arc};
 
-use akri_http_proto::v0::DiscoverResponse;
+use akri_proto::v0::DiscoverResponse;
 use anyhow::ensure;
 use blake2::{Blake2b, Digest, digest::consts::U3};
 use bytes::Bytes;

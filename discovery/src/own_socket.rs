@@ -15,7 +15,7 @@ use std::{
 };
 
 use akri_daemon::{Connections, LineBudget, Loops, Outage, Tcp};
-use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
+use akri_proto::v0::register_discovery_handler_request::EndpointType;
 use anyhow::{Context as _, bail};
 use log::warn;
 use tokio::{

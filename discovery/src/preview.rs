@@ -1,6 +1,6 @@
 //! What the Agent would make of some devices, for who wants to see that without one. No I/O, no timers.
 
-use akri_http_proto::v0::DiscoverResponse;
+use akri_proto::v0::DiscoverResponse;
 use prost::Message;
 
 use crate::{

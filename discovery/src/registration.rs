@@ -3,9 +3,7 @@
 use std::{error::Error, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use akri_daemon::{Outage, innermost};
-use akri_http_proto::v0::{
-    RegisterDiscoveryHandlerRequest, registration_client::RegistrationClient,
-};
+use akri_proto::v0::{RegisterDiscoveryHandlerRequest, registration_client::RegistrationClient};
 use anyhow::anyhow;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use log::info;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use akri_daemon::{Limits, one_line};
-use akri_http_proto::v0::{DiscoverRequest, discovery_handler_server::SERVICE_NAME};
+use akri_proto::v0::{DiscoverRequest, discovery_handler_server::SERVICE_NAME};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, StreamBody};

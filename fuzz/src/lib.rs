@@ -4,7 +4,7 @@ use akri_discovery::{Device, DeviceList};
 use akri_http_discovery_handler::formats::{
     ENDPOINT, Format, MetaLabels, OnPropertyChange, Options, is_property_name, read,
 };
-use akri_http_proto::v0::DiscoverResponse;
+use akri_proto::v0::DiscoverResponse;
 use prost::Message;
 
 /// Reads a reply in all ways that a format has; the devices that each way brings, `None` where it is refused.

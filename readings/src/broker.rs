@@ -9,7 +9,7 @@ use std::{
 
 use akri_daemon::Outage;
 use akri_http_broker::client::cause;
-use akri_http_proto::http::{ListDevicesRequest, device_service_client::DeviceServiceClient};
+use akri_proto::http::{ListDevicesRequest, device_service_client::DeviceServiceClient};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
     sync::{Notify, Semaphore},

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use akri_http_broker::client::cause;
-use akri_http_proto::http::{
+use akri_proto::http::{
     Failure, ReadSensorResponse, WatchSensorRequest, WatchSensorResponse,
     watch_sensor_response::Outcome as Message,
 };

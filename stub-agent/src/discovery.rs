@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use akri_daemon::innermost;
-use akri_http_proto::v0::discovery_handler_client::DiscoveryHandlerClient;
-use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
-use akri_http_proto::v0::{ByteData, Device, DiscoverRequest, DiscoverResponse};
+use akri_proto::v0::discovery_handler_client::DiscoveryHandlerClient;
+use akri_proto::v0::register_discovery_handler_request::EndpointType;
+use akri_proto::v0::{ByteData, Device, DiscoverRequest, DiscoverResponse};
 use anyhow::{Result, anyhow, ensure};
 use futures_util::Stream;
 use futures_util::future::try_join_all;

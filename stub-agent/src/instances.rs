@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use akri_daemon::one_line;
-use akri_http_proto::v0::Device;
+use akri_proto::v0::Device;
 use blake2::digest::consts::U3;
 use blake2::{Blake2b, Digest};
 use tokio::time::Instant;

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
+pub use akri_proto::v0::register_discovery_handler_request::EndpointType;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

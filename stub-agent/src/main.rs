@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use akri_http_stub_agent::{Config, Settings, run};
+use akri_stub_agent::{Config, Settings, run};
 
 fn main() -> ExitCode {
     akri_daemon::execute(|settings: Settings, shutdown| async move {

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use akri_daemon::one_line;
-use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
-use akri_http_proto::v0::registration_server::{Registration, RegistrationServer};
-use akri_http_proto::v0::{Empty, RegisterDiscoveryHandlerRequest};
+use akri_proto::v0::register_discovery_handler_request::EndpointType;
+use akri_proto::v0::registration_server::{Registration, RegistrationServer};
+use akri_proto::v0::{Empty, RegisterDiscoveryHandlerRequest};
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::stream;
 use tokio::net::{UnixListener, UnixStream};

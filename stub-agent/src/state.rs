@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use akri_http_proto::v0::register_discovery_handler_request::EndpointType;
+use akri_proto::v0::register_discovery_handler_request::EndpointType;
 use tokio::time::Instant;
 use tonic::Code;
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use akri_http_stub_agent::StubAgent;
+use akri_stub_agent::StubAgent;
 use rustix::process::{Pid, Signal, kill_process};
 use support::*;
 use tokio::process::{Child, Command};
@@ -38,7 +38,7 @@ async fn are_gone(pids: Vec<String>) {
     }
 }
 
-fn named(directory: &Path, name: &str) -> akri_http_proto::v0::Device {
+fn named(directory: &Path, name: &str) -> akri_proto::v0::Device {
     device_with(
         name,
         &[("WHERE", directory.to_str().unwrap()), ("DEVICE", name)],
@@ -215,7 +215,7 @@ async fn binary(directory: &Path, broker: &str) -> (Child, Handler, Stream) {
         .spawn()
         .unwrap();
     let mut handler = Handler::serve(directory, "http.sock");
-    let socket = directory.join(akri_http_stub_agent::SOCKET_NAME);
+    let socket = directory.join(akri_stub_agent::SOCKET_NAME);
     while tokio::net::UnixStream::connect(&socket).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -247,12 +247,7 @@ async fn the_binary_ends_cleanly_on_sigterm_and_on_sigint() {
         assert!(status.success(), "{status}");
         are_gone(pids).await;
         stream.dropped().await;
-        assert!(
-            !directory
-                .path()
-                .join(akri_http_stub_agent::SOCKET_NAME)
-                .exists()
-        );
+        assert!(!directory.path().join(akri_stub_agent::SOCKET_NAME).exists());
     }
 }
 

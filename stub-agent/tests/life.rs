@@ -8,7 +8,7 @@
 
 mod support;
 
-use akri_http_stub_agent::{Config, SOCKET_NAME, StubAgent, run};
+use akri_stub_agent::{Config, SOCKET_NAME, StubAgent, run};
 use support::*;
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 
 mod support;
 
-use akri_http_stub_agent::Code;
+use akri_stub_agent::Code;
 use support::*;
 
 #[tokio::test]

@@ -10,7 +10,7 @@ mod support;
 
 use std::time::Duration;
 
-use akri_http_stub_agent::{Code, Configuration, EndpointType, StubAgent};
+use akri_stub_agent::{Code, Configuration, EndpointType, StubAgent};
 use support::*;
 use tonic::Status;
 
@@ -67,10 +67,7 @@ async fn rule_6_an_agent_that_restarts_forgets_every_handler() {
         (EndpointType::Uds, true)
     );
     drop(fixture.agent);
-    let socket = fixture
-        .directory
-        .path()
-        .join(akri_http_stub_agent::SOCKET_NAME);
+    let socket = fixture.directory.path().join(akri_stub_agent::SOCKET_NAME);
     assert!(socket.exists(), "a killed Agent leaves its socket file");
     // This works at once, although the first Agent was only just dropped.
     let agent = StubAgent::start(config(fixture.directory.path(), None))

@@ -8,7 +8,7 @@
 
 mod support;
 
-use akri_http_stub_agent::{Code, State, StubAgent, instance_hash};
+use akri_stub_agent::{Code, State, StubAgent, instance_hash};
 use support::*;
 use tonic::Status;
 

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use akri_daemon::one_line;
-use akri_http_proto::http::{Device, ReadSensorResponse};
+use akri_proto::http::{Device, ReadSensorResponse};
 use prost_types::Timestamp;
 
 /// The year 10000, in seconds since 1970. RFC 3339 has only four digits for a year.
@@ -47,7 +47,7 @@ pub(super) fn device(device: &Device) -> String {
 
 #[cfg(test)]
 mod tests {
-    use akri_http_proto::http::Failure;
+    use akri_proto::http::Failure;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use akri_daemon::{Outage, innermost, one_line};
-use akri_http_proto::http::{
+use akri_proto::http::{
     ListDevicesRequest, ReadSensorRequest, ReadSensorResponse, WatchSensorRequest,
     WatchSensorResponse, device_service_client::DeviceServiceClient,
     watch_sensor_response::Outcome,

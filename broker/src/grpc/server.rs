@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use akri_daemon::{Admin, AdminSettings, Connections, Limits, Loops, Tcp, registry};
 use akri_device_http::{CredentialFiles, Endpoint};
-use akri_http_proto::http::{
+use akri_proto::http::{
     FILE_DESCRIPTOR_SET,
     device_service_server::{DeviceServiceServer, SERVICE_NAME},
 };

@@ -3,7 +3,7 @@
 use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
 
 use akri_daemon::{Close, one_line};
-use akri_http_proto::http::{
+use akri_proto::http::{
     self, ListDevicesRequest, ListDevicesResponse, ReadSensorRequest, ReadSensorResponse,
     WatchSensorRequest, WatchSensorResponse, device_service_server::DeviceService,
     watch_sensor_response,

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use akri_http_broker::grpc::{Config, run};
-use akri_http_proto::http::{
+use akri_proto::http::{
     Failure, ReadSensorRequest, ReadSensorResponse, WatchSensorRequest, WatchSensorResponse,
     device_service_client::DeviceServiceClient, watch_sensor_response::Outcome,
 };

@@ -22,7 +22,7 @@ fn devices_of(body: &[u8], options: &Options) -> anyhow::Result<Vec<Device>> {
     let list = akri_discovery::DeviceList::default().next(&read(body, options)?)?;
     let parts = (0..).map_while(|part| list.encoded(part));
     let bytes = parts.collect::<Vec<_>>().concat();
-    let message: akri_http_proto::v0::DiscoverResponse = prost::Message::decode(bytes.as_slice())?;
+    let message: akri_proto::v0::DiscoverResponse = prost::Message::decode(bytes.as_slice())?;
     Ok(message.devices)
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use akri_http_proto::v0::{
+use akri_proto::v0::{
     Empty, RegisterDiscoveryHandlerRequest,
     registration_server::{Registration, RegistrationServer},
 };

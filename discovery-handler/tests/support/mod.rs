@@ -23,7 +23,7 @@ use std::{
 pub use service::*;
 
 use akri_http_discovery_handler::Config;
-use akri_http_proto::v0::{
+use akri_proto::v0::{
     ByteData, DiscoverRequest, DiscoverResponse, discovery_handler_client::DiscoveryHandlerClient,
 };
 use tempfile::TempDir;

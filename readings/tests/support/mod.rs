@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use akri_http_proto::http::{
+use akri_http_readings::{Brokers, BrokersFrom, Config, run};
+use akri_proto::http::{
     Device, Failure, ListDevicesRequest, ListDevicesResponse, ReadSensorRequest,
     ReadSensorResponse, WatchSensorRequest, WatchSensorResponse,
     device_service_server::{DeviceService, DeviceServiceServer},
     watch_sensor_response::Outcome,
 };
-use akri_http_readings::{Brokers, BrokersFrom, Config, run};
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt};
 use tokio::{

@@ -4,12 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use akri_http_proto::v0::discovery_handler_server::{DiscoveryHandler, DiscoveryHandlerServer};
-use akri_http_proto::v0::registration_client::RegistrationClient;
-use akri_http_proto::v0::{
-    Device, DiscoverRequest, DiscoverResponse, RegisterDiscoveryHandlerRequest,
-};
-use akri_http_stub_agent::{Config, Configuration, EndpointType, SOCKET_NAME, State, StubAgent};
+use akri_proto::v0::discovery_handler_server::{DiscoveryHandler, DiscoveryHandlerServer};
+use akri_proto::v0::registration_client::RegistrationClient;
+use akri_proto::v0::{Device, DiscoverRequest, DiscoverResponse, RegisterDiscoveryHandlerRequest};
+use akri_stub_agent::{Config, Configuration, EndpointType, SOCKET_NAME, State, StubAgent};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};

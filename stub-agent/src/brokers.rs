@@ -55,12 +55,18 @@ impl Brokers {
 
     /// Starts a broker. It keeps this environment when it is restarted, also if a property changes (rule 14).
     pub fn start(&self, instance: &Instance) {
+        for property in instance.left_out() {
+            log::warn!(
+                "Instance {}: its broker does not get the property {property:?}, because that is not a C identifier",
+                instance.name
+            );
+        }
         let stop = CancellationToken::new();
         let name = instance.name.clone();
         let broker = keep_running(
             self.command.clone(),
             name.clone(),
-            environment(instance),
+            instance.environment(),
             stop.clone(),
         );
         self.with_running(|running| {
@@ -92,30 +98,6 @@ impl Brokers {
     pub fn kill_all(&self) {
         lock(&self.running).take();
     }
-}
-
-/// The broker's environment, as the kubelet sets it: each property under its plain name and with the hash as suffix (rule 13).
-fn environment(instance: &Instance) -> BTreeMap<String, String> {
-    let hash = instance.hash.to_uppercase();
-    let mut environment = BTreeMap::new();
-    for (key, value) in &instance.properties {
-        if is_c_identifier(key) {
-            environment.insert(key.clone(), value.clone());
-            environment.insert(format!("{key}_{hash}"), value.clone());
-        } else {
-            log::warn!(
-                "Instance {}: its broker does not get the property {key:?}, because that is not a C identifier",
-                instance.name
-            );
-        }
-    }
-    environment
-}
-
-fn is_c_identifier(key: &str) -> bool {
-    !key.starts_with(|c: char| c.is_ascii_digit())
-        && !key.is_empty()
-        && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Runs a broker until `stop`, and restarts it when it exits. Dropping the future kills it.
@@ -238,39 +220,5 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rule_13_each_property_is_there_plain_and_suffixed() {
-        let properties = [
-            ("AKRI_HTTP", "http"),
-            ("ENDPOINT", "a=b"),
-            ("1ST", "x"),
-            ("A-B", "x"),
-            ("", "x"),
-        ];
-        let instance = Instance {
-            name: "http-4294ea".to_owned(),
-            configuration: "http".to_owned(),
-            hash: "4294ea".to_owned(),
-            device_id: "my_shared_device".to_owned(),
-            properties: properties.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-            shared: true,
-        };
-        let expected = [
-            ("AKRI_HTTP", "http"),
-            ("AKRI_HTTP_4294EA", "http"),
-            ("ENDPOINT", "a=b"),
-            ("ENDPOINT_4294EA", "a=b"),
-        ];
-        assert_eq!(
-            environment(&instance),
-            expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
-        );
     }
 }

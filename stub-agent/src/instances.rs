@@ -1,10 +1,11 @@
 //! Step 3: lists of devices become Instances.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 
 use akri_daemon::one_line;
-use akri_proto::v0::Device;
+use akri_proto::v0::{Device, DeviceSpec, Mount};
 use blake2::digest::consts::U3;
 use blake2::{Blake2b, Digest};
 use tokio::time::Instant;
@@ -22,10 +23,66 @@ pub struct Instance {
     pub hash: String,
     /// The id of its device. Among devices with the same hash, the first one listed (rule 12).
     pub device_id: String,
-    /// The device's properties now. A broker that starts gets them as its environment (rule 13).
+    /// What the Instance shows as its `brokerProperties`: the device's properties now. Among devices with the same hash, the
+    /// last one's, because each of them is applied. A broker may get others, see [`environment`](Self::environment).
     pub properties: BTreeMap<String, String>,
     /// Whether other nodes can see the same device.
     pub shared: bool,
+    /// The host paths that each of its brokers gets: those that its device had when the Instance was created (rule 14).
+    pub mounts: Vec<Mount>,
+    /// The device nodes that each of its brokers gets: those that its device had when the Instance was created (rule 14).
+    pub device_specs: Vec<DeviceSpec>,
+    /// The properties that its device had when the Instance was created.
+    first_properties: BTreeMap<String, String>,
+}
+
+impl Instance {
+    fn new(configuration: &str, hash: String, shared: bool, device: &Device) -> Self {
+        Self {
+            name: format!("{configuration}-{hash}"),
+            configuration: configuration.to_owned(),
+            hash,
+            device_id: device.id.clone(),
+            properties: device.properties.clone(),
+            shared,
+            mounts: device.mounts.clone(),
+            device_specs: device.device_specs.clone(),
+            first_properties: device.properties.clone(),
+        }
+    }
+
+    /// What the kubelet adds to the environment of each of its brokers: every property under its name, and under its name with
+    /// `_<HASH>` (rule 13). Akri adds nothing else, and no annotation. Left out are names that are not C identifiers.
+    ///
+    /// They are the properties that its device had when the Instance was created. A later change reaches no broker, not even
+    /// a new one (rule 14). Among devices with the same hash, they are the first one's (rule 12).
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let properties =
+            || (self.first_properties.iter()).filter(|(name, _)| is_c_identifier(name));
+        let plain = properties().map(|(name, value)| (name.clone(), value.clone()));
+        let hash = self.hash.to_uppercase();
+        let suffixed = properties().map(|(name, value)| (format!("{name}_{hash}"), value.clone()));
+        plain.chain(suffixed).collect()
+    }
+
+    /// The names of the properties that [`environment`](Self::environment) leaves out.
+    pub(crate) fn left_out(&self) -> impl Iterator<Item = &str> {
+        (self.first_properties.keys().map(String::as_str)).filter(|name| !is_c_identifier(name))
+    }
+
+    /// Takes over what a newer list says. What the device plugin hands to brokers stays (rule 14).
+    fn update(&mut self, now: Self) -> bool {
+        let changed = self.device_id != now.device_id || self.properties != now.properties;
+        self.device_id = now.device_id;
+        self.properties = now.properties;
+        changed
+    }
+}
+
+fn is_c_identifier(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Leaves out the properties, and the parts of the id that may be secret.
@@ -58,7 +115,7 @@ pub(crate) struct DeviceList {
 }
 
 /// Merges the lists of all streams of a Configuration by Instance name (rule 4). If several devices have the same name, the
-/// first one counts, and the others vanish silently (rule 12).
+/// brokers get the first one, and the others vanish silently (rule 12). The Instance shows the properties of the last one.
 pub(crate) fn merge<'a>(
     configuration: &str,
     node_name: &str,
@@ -68,15 +125,13 @@ pub(crate) fn merge<'a>(
     for DeviceList { shared, devices } in lists {
         for device in devices {
             let hash = instance_hash(&device.id, (!shared).then_some(node_name));
-            let name = format!("{configuration}-{hash}");
-            instances.entry(name.clone()).or_insert_with(|| Instance {
-                name,
-                configuration: configuration.to_owned(),
-                hash,
-                device_id: device.id.clone(),
-                properties: device.properties.clone(),
-                shared: *shared,
-            });
+            let found = Instance::new(configuration, hash, *shared, device);
+            match instances.entry(found.name.clone()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(found);
+                }
+                Entry::Occupied(mut entry) => entry.get_mut().properties = found.properties,
+            }
         }
     }
     instances
@@ -110,9 +165,8 @@ impl State {
                 changes.deleted.push(known.clone());
                 return false;
             };
-            if *known != now {
-                changes.changed.push(now.clone());
-                *known = now;
+            if known.update(now) {
+                changes.changed.push(known.clone());
             }
             true
         });
@@ -189,6 +243,38 @@ mod tests {
         );
         assert_eq!(found.len(), 1);
         assert_eq!(found["http-7e27fd"].device_id, "http://10.1.0.194:8080");
+    }
+
+    fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        pairs.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn rule_13_a_broker_gets_each_property_plain_and_suffixed() {
+        let device = Device {
+            properties: texts(&[
+                ("AKRI_HTTP", "http"),
+                ("ENDPOINT", "a=b"),
+                ("ENDPOINT_4294EA", "lost to ENDPOINT's own"),
+                ("1ST", "x"),
+                ("A-B", "x"),
+                ("", "x"),
+            ]),
+            ..Device::default()
+        };
+        let instance = Instance::new("http", "4294ea".to_owned(), true, &device);
+        let expected = texts(&[
+            ("AKRI_HTTP", "http"),
+            ("AKRI_HTTP_4294EA", "http"),
+            ("ENDPOINT", "a=b"),
+            ("ENDPOINT_4294EA", "a=b"),
+            ("ENDPOINT_4294EA_4294EA", "lost to ENDPOINT's own"),
+        ]);
+        assert_eq!(instance.environment(), expected);
+        assert_eq!(instance.left_out().collect::<Vec<_>>(), ["", "1ST", "A-B"]);
+        let shown = format!("{instance:?}");
+        assert!(!shown.contains("ENDPOINT") && !shown.contains("a=b"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use akri_proto::v0::register_discovery_handler_request::EndpointType;
+pub use akri_proto::v0::{DeviceSpec, Mount};
 use anyhow::{Context, Result, bail, ensure};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -8,7 +8,8 @@
 
 mod support;
 
-use akri_stub_agent::Code;
+use akri_proto::v0::Device;
+use akri_stub_agent::{Code, DeviceSpec, Mount, State};
 use support::*;
 
 #[tokio::test]
@@ -72,4 +73,79 @@ async fn rule_12_the_nodes_name_is_in_the_hash_of_a_device_that_is_not_shared() 
     let state = fixture.wait_for(|s| !s.instances.is_empty()).await;
     assert_eq!(state.instances.keys().collect::<Vec<_>>(), ["c-e77db4"]);
     assert!(!state.instances["c-e77db4"].shared);
+}
+
+/// A device that a broker reaches by this path of the host.
+fn at(path: &str) -> Device {
+    Device {
+        mounts: vec![Mount {
+            container_path: "/in/the/broker".to_owned(),
+            host_path: path.to_owned(),
+            read_only: true,
+        }],
+        device_specs: vec![DeviceSpec {
+            container_path: "/dev/in_the_broker".to_owned(),
+            host_path: path.to_owned(),
+            permissions: "rw".to_owned(),
+        }],
+        ..device_with("my_shared_device", &[("PATH_ON_HOST", path)])
+    }
+}
+
+/// A broker of the only Instance gets the device as it was at this path.
+fn assert_gets(state: &State, path: &str) {
+    let (instance, device) = (&state.instances["c-4294ea"], at(path));
+    assert_eq!(instance.environment()["PATH_ON_HOST"], path);
+    assert_eq!(instance.environment()["PATH_ON_HOST_4294EA"], path);
+    assert_eq!(instance.mounts, device.mounts);
+    assert_eq!(instance.device_specs, device.device_specs);
+}
+
+#[tokio::test]
+async fn an_instance_has_the_mounts_and_device_specs_of_its_device_as_they_were_sent() {
+    let (fixture, _handler, stream) = Fixture::discovering(None).await;
+    stream.send(vec![at("/dev/one")]).await;
+    let state = fixture.wait_for(|s| !s.instances.is_empty()).await;
+    assert_gets(&state, "/dev/one");
+}
+
+#[tokio::test]
+async fn rule_14_changed_properties_mounts_and_device_specs_reach_no_broker_of_the_instance() {
+    let (fixture, _handler, stream) = Fixture::discovering(None).await;
+    stream.send(vec![at("/dev/one")]).await;
+    stream.send(vec![at("/dev/two")]).await;
+    let state = fixture.wait_for(|s| s.messages == 2).await;
+    assert_gets(&state, "/dev/one");
+    assert_eq!(
+        state.instances["c-4294ea"].properties["PATH_ON_HOST"],
+        "/dev/two"
+    );
+    // Only a new Instance has the new ones.
+    stream.send(vec![]).await;
+    stream.send(vec![at("/dev/two")]).await;
+    let state = fixture.wait_for(|s| s.created == 2).await;
+    assert_gets(&state, "/dev/two");
+}
+
+#[tokio::test]
+async fn rule_4_of_one_device_in_two_lists_the_broker_gets_the_first_and_the_instance_shows_the_last()
+ {
+    let (fixture, _handler, first) = Fixture::discovering(None).await;
+    let mut other = Handler::serve(fixture.path(), "other.sock");
+    other.register(fixture.path()).await;
+    let second = other.stream().await;
+    first.send(vec![at("/dev/one"), at("/dev/two")]).await;
+    fixture.wait_for(|s| s.messages == 1).await;
+    second.send(vec![at("/dev/three")]).await;
+    let state = fixture.wait_for(|s| s.messages == 2).await;
+    assert_gets(&state, "/dev/one");
+    assert_eq!(
+        state.instances["c-4294ea"].properties["PATH_ON_HOST"],
+        "/dev/three"
+    );
+    // Nor is anything taken from the list that remains.
+    drop(first);
+    let state = fixture.wait_for(|s| s.open_streams == 1).await;
+    assert_gets(&state, "/dev/one");
+    assert_eq!(state.deleted, 0);
 }

@@ -114,7 +114,7 @@ async fn rule_4_lists_of_several_endpoints_are_merged_by_instance() {
         (state.instances.len(), state.created, state.deleted),
         (3, 3, 0)
     );
-    assert_eq!(state.instances[&instance("a")].properties["FROM"], "first");
+    assert_eq!(state.instances[&instance("a")].properties["FROM"], "second");
     drop(stream);
     let state = fixture.wait_for(|s| s.instances.len() == 2).await;
     assert_eq!((state.deleted, state.open_streams), (1, 1));

@@ -5,13 +5,13 @@ mod support;
 
 use std::future::pending;
 
-use akri_stub_agent::{Config, StubAgent};
+use akri_stub_agent::{Config, Configuration, StubAgent};
 use support::{admin::Admin, *};
 use tokio::net::TcpListener;
 
 async fn agent(handler: &Handler, details: &str) -> StubAgent {
     let mut config = Config::in_directory(handler.directory.path());
-    config.configurations = vec![format!("akri-http={details}").parse().unwrap()];
+    config.configurations = vec![Configuration::new("akri-http", "http", details)];
     StubAgent::start(config).await.unwrap()
 }
 

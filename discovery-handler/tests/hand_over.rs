@@ -32,9 +32,7 @@ async fn service() -> String {
 }
 
 fn configuration(name: &str, url: &str) -> Configuration {
-    format!("{name}={{url: '{url}', interval: 1s}}")
-        .parse()
-        .unwrap()
+    Configuration::new(name, "http", format!("{{url: '{url}', interval: 1s}}"))
 }
 
 async fn agent(directory: &TempDir, url: &str) -> StubAgent {

@@ -51,12 +51,8 @@ async fn agent_with(
     interval: &str,
     instances: BTreeMap<String, Instance>,
 ) -> StubAgent {
-    let configuration = Configuration {
-        name: "akri-http".into(),
-        discovery_handler: "http".into(),
-        discovery_details: format!("{{url: 'http://{service}/discovery', interval: {interval}}}"),
-        discovery_properties: Default::default(),
-    };
+    let details = format!("{{url: 'http://{service}/discovery', interval: {interval}}}");
+    let configuration = Configuration::new("akri-http", "http", details);
     let config = Config {
         node_name: "node".into(),
         configurations: vec![configuration],
@@ -122,7 +118,7 @@ async fn empty_replies_half_ones_and_a_flapping_device_cost_no_instance_and_no_m
     let handler = Handler::start_with(|config| config.handler.grace = SOON).await;
     let mut config = Config::in_directory(handler.directory.path());
     let details = format!("{{url: '{}', interval: 100ms}}", service.url());
-    config.configurations = vec![format!("akri-http={details}").parse().unwrap()];
+    config.configurations = vec![Configuration::new("akri-http", "http", details)];
     let agent = StubAgent::start(config).await.unwrap();
     instances(&agent, NINE).await;
     for reply in [&[][..], &all[4..], &all[..8], &all, &all[..8], &all, &[]] {
@@ -168,8 +164,7 @@ async fn a_deleted_configuration_takes_its_instances_and_its_poller_and_the_hand
         .wait_for(|state| state.registrations.len() == 2, SOON)
         .await
         .unwrap();
-    let mut again: Configuration = "again=".parse().unwrap();
-    again.discovery_details = format!("http://{service}/discovery");
+    let again = Configuration::new("again", "http", format!("http://{service}/discovery"));
     agent.add_configuration(again).unwrap();
     instances(&agent, NINE).await;
 }

@@ -5,7 +5,7 @@ mod support;
 
 use std::{fs, path::Path, time::Duration};
 
-use akri_stub_agent::{Config, State, StubAgent};
+use akri_stub_agent::{Config, Configuration, State, StubAgent};
 use support::{admin::Admin, *};
 use tempfile::TempDir;
 
@@ -23,8 +23,7 @@ fn run(directory: &Path, change: impl FnOnce(&mut akri_http_discovery_handler::C
 
 async fn agent(directory: &TempDir, service: &Service) -> StubAgent {
     let mut config = Config::in_directory(directory.path());
-    let configuration = format!("akri-http={}", service.details());
-    config.configurations = vec![configuration.parse().unwrap()];
+    config.configurations = vec![Configuration::new("akri-http", "http", service.details())];
     config.finalizer = Duration::ZERO;
     StubAgent::start(config).await.unwrap()
 }

@@ -1,13 +1,133 @@
-//! Plays Akri's Agent, and with a broker command also its Controller and the kubelet, to test and watch a discovery handler
-//! without a cluster. It does what the real ones do, also where that hurts; rule numbers refer to `docs/akri-agent.md`.
+//! Plays Akri's Agent, and with a broker command also its Controller and the kubelet: to test a discovery handler without a
+//! cluster, and to watch it in a terminal. It does what the real ones do, also where that hurts.
 //!
-//! The flow:
+//! # A test
+//!
+//! The handler may be of any kind that registers in a directory; this one uses `akri-discovery`.
+//!
+//! ```
+//! use std::{future::pending, time::Duration};
+//!
+//! use akri_discovery::{Device, DiscoveryHandler, Found, Mount, Properties, Settings, run};
+//! use akri_stub_agent::{Config, Configuration, StubAgent, instance_hash};
+//!
+//! /// Finds the lamps that `discoveryDetails` name.
+//! struct Lamps;
+//!
+//! #[async_trait::async_trait]
+//! impl DiscoveryHandler for Lamps {
+//!     type Request = String;
+//!
+//!     fn request(&self, details: &str, _: &Properties) -> anyhow::Result<String> {
+//!         Ok(details.to_owned())
+//!     }
+//!
+//!     async fn discover(&self, names: &String, found: &Found<'_>) -> anyhow::Result<()> {
+//!         let lamp = |name: &str| Device {
+//!             id: name.to_owned(),
+//!             properties: [("LAMP".to_owned(), name.to_owned())].into(),
+//!             mounts: vec![Mount {
+//!                 container_path: "/run/lamp".to_owned(),
+//!                 host_path: format!("/run/lamps/{name}"),
+//!                 read_only: false,
+//!             }],
+//!             ..Device::default()
+//!         };
+//!         found.all(names.split(' ').map(lamp).collect::<Vec<_>>())
+//!     }
+//! }
+//!
+//! /// For what must happen; a wait ends as soon as it has.
+//! const SOON: Duration = Duration::from_secs(10);
+//!
+//! #[tokio::main(flavor = "current_thread")] // or #[tokio::test]
+//! async fn main() -> anyhow::Result<()> {
+//!     let directory = tempfile::tempdir()?;
+//!     let config = || Config {
+//!         configurations: vec![Configuration::new("attic", "lamps", "lamp-1 lamp-2")],
+//!         // A deleted Instance's object goes at once. With the default, the test would wait for a repeated list (rule 19).
+//!         finalizer: Duration::ZERO,
+//!         ..Config::in_directory(directory.path())
+//!     };
+//!     let agent = StubAgent::start(config()).await?;
+//!
+//!     let settings = Settings::in_directory(directory.path(), "lamps");
+//!     let handler = tokio::spawn(run(Lamps, settings.clone(), pending()));
+//!     let state = agent.wait_for(|s| s.instances.len() == 2, SOON).await?;
+//!
+//!     // What a broker gets.
+//!     let name = format!("attic-{}", instance_hash("lamp-1", None));
+//!     let instance = &state.instances[&name];
+//!     assert_eq!(instance.environment()["LAMP"], "lamp-1");
+//!     assert_eq!(instance.mounts[0].host_path, "/run/lamps/lamp-1");
+//!
+//!     // The Agent is killed, and the next one finds the Instances in the cluster. It deletes them, because it knows no handler
+//!     // (rules 3 and 6). This one registers again, and they come back.
+//!     drop(agent);
+//!     let instances = state.instances;
+//!     let agent = StubAgent::start(Config { instances, ..config() }).await?;
+//!     let state = agent.wait_for(|s| s.created == 2, SOON).await?;
+//!     assert_eq!(state.deleted, 2);
+//!
+//!     // A second handler takes over: the first one is killed when the Agent has both lists, and nothing is lost (rule 4).
+//!     let successor = tokio::spawn(run(Lamps, settings, pending()));
+//!     agent.wait_for(|s| s.open_streams == 2 && s.messages == 2, SOON).await?;
+//!     handler.abort();
+//!     let state = agent.wait_for(|s| s.open_streams == 1, SOON).await?;
+//!     assert_eq!((state.instances.len(), state.deleted), (2, 2));
+//!
+//!     // It is killed too, and nobody takes over (rule 1).
+//!     successor.abort();
+//!     let state = agent.wait_for(|s| s.instances.is_empty(), SOON).await?;
+//!     assert_eq!(state.deleted, 4);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A handler in a task is killed by dropping its future. One that is a program is told the directory by
+//! `DISCOVERY_HANDLERS_DIRECTORY`, and killed by [`tokio::process::Child::start_kill`]. To see that *nothing* happens, compare
+//! the counters of [`State`] before and after.
+//!
+//! # The rules it follows
+//!
+//! `docs/akri-agent.md` has them in full, and says where they come from.
+//!
+//! | rule | |
+//! | --- | --- |
+//! | 1 | The end of a stream, with or without an error, withdraws its devices. |
+//! | 2 | A device that is missing from one message is withdrawn with it. |
+//! | 3 | A new request starts from nothing: after a restart of the Agent or of the only handler, the Instances go first. |
+//! | 4 | A name may have several endpoints, whose lists are merged. |
+//! | 5 | Each registration opens one more stream for each Configuration. |
+//! | 6 | A new Agent knows no handler and tells none. |
+//! | 7 | A refused request is tried again after 1 s, 2 s, 4 s and so on; a registration does not shorten that. |
+//! | 8 | The log does not say why a handler refused; [`State::discover_errors`] does. |
+//! | 9 | A message replaces the list, and costs one apply for each device: [`State::applies`]. |
+//! | 11 | A message of more than 4 MiB fails the stream. |
+//! | 12 | An Instance is named by a hash of 24 bits; a second device with the same hash vanishes. |
+//! | 13 | A broker's environment has each property twice; a name has to be a C identifier. |
+//! | 14 | Brokers get what the Instance was created with; later changes of its device do not reach them. |
+//! | 15 | A Configuration cannot be changed. |
+//! | 19 | A deleted Instance's object stays for a while, and what is applied to it is lost: [`Config::finalizer`]. |
+//! | 24 | A dead endpoint is dropped by the request that meets it, which fails and is tried again (rule 7). |
+//!
+//! # What it leaves out
+//!
+//! - Other nodes: nothing tells that two of them send different properties for one shared device (rule 10). A second Agent with
+//!   another [`Config::node_name`] and a directory of its own shows how a device that is not shared is named there.
+//! - Secrets and ConfigMaps: [`Configuration::discovery_properties`] has their values.
+//! - Of a Configuration, `brokerProperties`, `brokerSpec`, `capacity` and Services: each Instance has one broker, a process that
+//!   gets the environment, but not the mounts and device specs.
+//! - The kubelet's slots and its restart (rules 18 and 21), the rights on the Agent's socket (rule 16), memory limits (rule 17).
+//! - Time: an apply takes none. A Configuration without a registered handler waits for one instead of asking again and again, and
+//!   a stream's end withdraws at once, not with the next request.
+//!
+//! # How it is made
+//!
 //! 1. `registration`: discovery handlers register on the Agent's socket;
 //! 2. `discovery`: each Configuration calls Discover on every endpoint of its handler, and reads the lists;
 //! 3. `instances`: the merged lists become Instances;
 //! 4. `brokers`: a process runs for each Instance.
-//!
-//! [`State`] shows all of it; [`Settings`] are the binary's flags.
 
 mod brokers;
 mod discovery;
@@ -227,15 +347,4 @@ impl Drop for StubAgent {
 /// A poisoned lock is no reason to stop: no lock here is held while its value is inconsistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs an Agent until `shutdown` is ready, then stops it. Dropping the future is like dropping the Agent.
-///
-/// # Errors
-/// As for [`StubAgent::start`].
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
-    let agent = StubAgent::start(config).await?;
-    shutdown.await;
-    agent.stop().await;
-    Ok(())
 }

@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use akri_stub_agent::{Config, Settings, run};
+use akri_stub_agent::{Config, Settings, StubAgent};
 
 fn main() -> ExitCode {
     akri_daemon::execute(|settings: Settings, shutdown| async move {
-        run(Config::try_from(settings)?, shutdown).await
+        let agent = StubAgent::start(Config::try_from(settings)?).await?;
+        shutdown.await;
+        agent.stop().await;
+        Ok(())
     })
 }

@@ -1,17 +1,17 @@
-//! The stub Agent's flags and environment variables, and the Configurations among them.
+//! What the stub Agent starts with, and the binary's flags and environment variables for it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use akri_daemon::BadSetting;
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::instances::Instance;
 
 /// The binary's flags and environment variables. The library takes a [`Config`].
+#[doc(hidden)]
 #[derive(Parser)]
 #[command(
     name = "stub-agent",
@@ -39,7 +39,12 @@ pub struct Settings {
     pub configuration: Vec<String>,
 
     /// Name of the discovery handler that the Configurations ask for
-    #[arg(long, env = "DISCOVERY_HANDLER_NAME", value_name = "NAME", default_value = DEFAULT_DISCOVERY_HANDLER)]
+    #[arg(
+        long,
+        env = "DISCOVERY_HANDLER_NAME",
+        value_name = "NAME",
+        default_value = "http"
+    )]
     pub discovery_handler: String,
 
     /// Name of this node; the Instance's hash of a device that is not shared includes it
@@ -62,21 +67,17 @@ impl TryFrom<Settings> for Config {
     /// Fails if a value of `--configuration` is not a Configuration. clap does not check it, because clap repeats the whole
     /// value in its error, and the discovery details may hold a secret.
     fn try_from(settings: Settings) -> Result<Self, BadSetting> {
-        let configuration = |(at, text): (usize, String)| {
-            let parsed = text.parse::<Configuration>();
-            let configuration = parsed.map_err(|error| {
+        let handler = &settings.discovery_handler;
+        let configuration = |(at, text): (usize, &String)| {
+            read(text, handler).map_err(|error| {
                 BadSetting(format!(
                     "value {} of --configuration (CONFIGURATION): {error}",
                     at + 1
                 ))
-            })?;
-            Ok(Configuration {
-                discovery_handler: settings.discovery_handler.clone(),
-                ..configuration
             })
         };
         Ok(Self {
-            configurations: (settings.configuration.into_iter().enumerate())
+            configurations: (settings.configuration.iter().enumerate())
                 .map(configuration)
                 .collect::<Result<_, _>>()?,
             node_name: settings.node_name,
@@ -86,8 +87,13 @@ impl TryFrom<Settings> for Config {
     }
 }
 
-/// The name under which this project's discovery handler registers.
-const DEFAULT_DISCOVERY_HANDLER: &str = "http";
+/// Reads `NAME=DETAILS`.
+fn read(text: &str, discovery_handler: &str) -> Result<Configuration> {
+    let (name, details) = text.split_once('=').context("expected NAME=DETAILS")?;
+    let configuration = Configuration::new(name, discovery_handler, details);
+    configuration.check()?;
+    Ok(configuration)
+}
 
 /// What a [`StubAgent`](crate::StubAgent) starts with.
 pub struct Config {
@@ -99,7 +105,8 @@ pub struct Config {
     pub configurations: Vec<Configuration>,
     /// Command line for `sh -c`, run for each Instance. With `None` no broker runs.
     pub broker: Option<String>,
-    /// The Instances that an Agent before this one left in the cluster, by name. Their brokers run, but not as children of this Agent.
+    /// The Instances that an Agent before this one left in the cluster, by name: those of its [`State`](crate::State). Their
+    /// brokers run, but not as children of this Agent.
     pub instances: BTreeMap<String, Instance>,
     /// How long a deleted Instance's object stays. What is applied to it meanwhile is lost (rule 19).
     pub finalizer: Duration,
@@ -143,24 +150,21 @@ impl std::fmt::Debug for Configuration {
     }
 }
 
-impl FromStr for Configuration {
-    type Err = Error;
-
-    /// Reads `NAME=DETAILS`. The discovery handler is `http`, and there are no properties.
-    fn from_str(text: &str) -> Result<Self> {
-        let (name, details) = text.split_once('=').context("expected NAME=DETAILS")?;
-        let configuration = Self {
-            name: name.to_owned(),
-            discovery_handler: DEFAULT_DISCOVERY_HANDLER.to_owned(),
-            discovery_details: details.to_owned(),
-            discovery_properties: HashMap::new(),
-        };
-        configuration.check()?;
-        Ok(configuration)
-    }
-}
-
 impl Configuration {
+    /// One without `discoveryProperties`.
+    pub fn new(
+        name: impl Into<String>,
+        discovery_handler: impl Into<String>,
+        discovery_details: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            discovery_handler: discovery_handler.into(),
+            discovery_details: discovery_details.into(),
+            discovery_properties: HashMap::new(),
+        }
+    }
+
     /// Fails if the API server would refuse the name. The error does not show it: it may be part of a URL with a password.
     pub(crate) fn check(&self) -> Result<()> {
         // An Instance's name has at most 253 bytes; it adds a hyphen and six digits.
@@ -172,7 +176,7 @@ impl Configuration {
         ensure!(
             self.name.len() <= LONGEST && self.name.split('.').all(label),
             "a Configuration's name must be a DNS-1123 subdomain of at most {LONGEST} bytes: lower-case letters and digits, \
-             with hyphens and dots between them, such as akri-http"
+             with hyphens and dots between them, such as my-devices"
         );
         Ok(())
     }
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_configuration_is_read_up_to_the_first_equals_sign() {
-        let configuration: Configuration = "akri-http=http://discovery:8080/?a=b".parse().unwrap();
+        let configuration = read("akri-http=http://discovery:8080/?a=b", "http").unwrap();
         assert_eq!(configuration.name, "akri-http");
         assert_eq!(configuration.discovery_handler, "http");
         assert_eq!(
@@ -196,10 +200,7 @@ mod tests {
     #[test]
     fn a_name_that_kubernetes_would_refuse_is_refused() {
         for name in ["a", "akri-http", "a.b-c.9", &"a".repeat(246)] {
-            assert!(
-                format!("{name}=x").parse::<Configuration>().is_ok(),
-                "{name}"
-            );
+            assert!(read(&format!("{name}=x"), "http").is_ok(), "{name}");
         }
         for name in [
             "",
@@ -213,10 +214,10 @@ mod tests {
             "ä",
             &"a".repeat(247),
         ] {
-            let error = format!("{name}=x").parse::<Configuration>().unwrap_err();
+            let error = read(&format!("{name}=x"), "http").unwrap_err();
             assert!(error.to_string().contains("DNS-1123"), "{name}: {error}");
         }
-        assert!("no-details".parse::<Configuration>().is_err());
+        assert!(read("no-details", "http").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 mod support;
 
-use akri_stub_agent::{Config, SOCKET_NAME, StubAgent, run};
+use akri_stub_agent::{Config, SOCKET_NAME, StubAgent};
 use support::*;
 
 #[tokio::test]
@@ -90,13 +90,6 @@ async fn stopping_leaves_the_socket_of_a_successor_alone() {
         .unwrap();
     fixture.agent.stop().await;
     assert!(path.exists());
-}
-
-#[tokio::test]
-async fn run_ends_with_its_shutdown() {
-    let directory = tempfile::tempdir().unwrap();
-    run(config(directory.path(), None), async {}).await.unwrap();
-    assert!(!directory.path().join(SOCKET_NAME).exists());
 }
 
 #[tokio::test]

@@ -63,16 +63,28 @@ async fn rule_12_devices_are_named_by_their_hash_and_colliding_ones_vanish() {
 }
 
 #[tokio::test]
-async fn rule_12_the_nodes_name_is_in_the_hash_of_a_device_that_is_not_shared() {
-    let fixture = Fixture::start(None).await;
-    let mut handler = Handler::serve(fixture.path(), "http.sock");
-    handler.register_as(fixture.path(), "http", false).await;
-    fixture.agent.add_configuration(configuration("c")).unwrap();
-    let stream = handler.stream().await;
-    stream.send(vec![device("my_local_device")]).await;
-    let state = fixture.wait_for(|s| !s.instances.is_empty()).await;
-    assert_eq!(state.instances.keys().collect::<Vec<_>>(), ["c-e77db4"]);
-    assert!(!state.instances["c-e77db4"].shared);
+async fn rule_12_two_nodes_name_the_same_device_alike_only_if_it_is_shared() {
+    let cases = [
+        ("my_node", true, "my_shared_device", "c-4294ea"),
+        ("my_other_node", true, "my_shared_device", "c-4294ea"),
+        ("my_node", false, "my_local_device", "c-e77db4"),
+        ("my_other_node", false, "my_local_device", "c-099763"),
+    ];
+    for (node, shared, id, name) in cases {
+        let fixture = Fixture::start_on(node).await;
+        let mut handler = Handler::serve(fixture.path(), "http.sock");
+        handler.register_as(fixture.path(), "http", shared).await;
+        fixture.agent.add_configuration(configuration("c")).unwrap();
+        let stream = handler.stream().await;
+        stream.send(vec![device(id)]).await;
+        let state = fixture.wait_for(|s| s.created == 1).await;
+        let instance = &state.instances[name];
+        assert_eq!(
+            (&*instance.device_id, instance.shared),
+            (id, shared),
+            "{node}"
+        );
+    }
 }
 
 /// A device that a broker reaches by this path of the host.

@@ -214,10 +214,19 @@ impl Fixture {
 
     /// Without a Configuration, and with brokers if there is a command.
     pub async fn start(broker: Option<&str>) -> Self {
+        Self::start_with(|config| config.broker = broker.map(str::to_owned)).await
+    }
+
+    /// On a node of this name.
+    pub async fn start_on(node: &str) -> Self {
+        Self::start_with(|config| config.node_name = node.to_owned()).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let agent = StubAgent::start(config(directory.path(), broker))
-            .await
-            .unwrap();
+        let mut config = config(directory.path(), None);
+        change(&mut config);
+        let agent = StubAgent::start(config).await.unwrap();
         Self { agent, directory }
     }
 
@@ -247,7 +256,7 @@ pub fn config(directory: &Path, broker: Option<&str>) -> Config {
 }
 
 pub fn configuration(name: &str) -> Configuration {
-    format!("{name}=details of {name}").parse().unwrap()
+    Configuration::new(name, "http", format!("details of {name}"))
 }
 
 pub fn device(id: &str) -> Device {

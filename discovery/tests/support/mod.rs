@@ -24,12 +24,7 @@ impl Node {
     /// With an Agent, and no handler yet.
     pub async fn start(name: &'static str, handler: &str, details: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let configuration = Configuration {
-            name: "devices".into(),
-            discovery_handler: handler.into(),
-            discovery_details: details.into(),
-            discovery_properties: Default::default(),
-        };
+        let configuration = Configuration::new("devices", handler, details);
         let config = config(directory.path(), name, &configuration);
         let agent = Some(StubAgent::start(config).await.unwrap());
         Self {

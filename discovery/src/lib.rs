@@ -69,7 +69,8 @@
 //! A handler that is *told* of changes does not return from [`DiscoveryHandler::discover`]: it calls [`Found::all`] again
 //! whenever something has happened.
 //!
-//! `examples/` has one of each kind: `dns_sd` asks a DNS server, `files` is told by the kernel.
+//! `examples/` has one of each kind: `dns_sd` asks a DNS server, `files` is told by the kernel. `docs/write-a-handler.md` goes
+//! from a generated project to a broker that reads, and akri-stub-agent is what to test a handler with.
 
 mod agent;
 mod collected;

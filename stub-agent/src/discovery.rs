@@ -14,7 +14,7 @@ use futures_util::Stream;
 use futures_util::future::try_join_all;
 use futures_util::stream::unfold;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_stream::{StreamExt, StreamMap};
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
@@ -39,8 +39,8 @@ pub(crate) async fn discover(agent: Arc<Agent>, configuration: Configuration) {
     };
     let mut delay = FIRST_RETRY;
     loop {
-        request.handler_registered().await;
-        match request.open_all().await {
+        let patience = request.handler_registered().await;
+        match request.open_all(patience).await {
             Ok(streams) => {
                 delay = FIRST_RETRY;
                 // A new request starts with an empty list (rule 3).
@@ -84,24 +84,30 @@ enum Event {
 impl Request {
     /// Waits until an endpoint of the handler is registered. The real Agent treats an absent handler as a failure and delays
     /// its next try (rule 7). In a terminal that would look like a fault.
-    async fn handler_registered(&self) {
+    ///
+    /// Returns how long a connection may be tried: a handler may register before it listens, as Akri's own do, and the real
+    /// Agent's next try would come late enough to find it.
+    async fn handler_registered(&self) -> Duration {
         let mut registrations = self.agent.registry.subscribe();
         let handler = &self.configuration.discovery_handler;
+        let mut patience = Duration::ZERO;
         while self.agent.registry.endpoints(handler).is_empty() {
+            patience = FIRST_RETRY;
             // An error means that some announcements were missed. Looking again finds them.
             let _ = registrations.recv().await;
         }
+        patience
     }
 
     /// Calls every endpoint of the handler. If one fails, the whole request fails and the other streams are dropped.
-    async fn open_all(&self) -> Result<Streams> {
+    async fn open_all(&self, patience: Duration) -> Result<Streams> {
         let handler = &self.configuration.discovery_handler;
         let endpoints = self.agent.registry.endpoints(handler);
         ensure!(
             !endpoints.is_empty(),
             "no discovery handler named {handler} is registered"
         );
-        let open = try_join_all(endpoints.into_iter().map(|e| self.open(e))).await?;
+        let open = try_join_all(endpoints.into_iter().map(|e| self.open(e, patience))).await?;
         Ok((0..)
             .zip(open.into_iter().map(OpenStream::events))
             .collect())
@@ -133,7 +139,7 @@ impl Request {
                 },
                 registered = registrations.recv() => match registered {
                     Ok(endpoint) if endpoint.registered.name == self.configuration.discovery_handler => {
-                        match self.open(endpoint).await {
+                        match self.open(endpoint, Duration::ZERO).await {
                             Ok(stream) => {
                                 streams.insert(next_stream, stream.events());
                                 next_stream += 1;
@@ -150,13 +156,13 @@ impl Request {
 
     /// Calls Discover once. There is no timeout, as in the real Agent: an endpoint that does not answer blocks its
     /// Configuration.
-    async fn open(&self, endpoint: Arc<Endpoint>) -> Result<OpenStream> {
+    async fn open(&self, endpoint: Arc<Endpoint>, patience: Duration) -> Result<OpenStream> {
         let configuration = &self.configuration;
         let address = &endpoint.registered.endpoint;
         if endpoint.closed.is_cancelled() {
             return Err(anyhow!("{address} is closed"));
         }
-        let mut client = match connect(&endpoint).await {
+        let mut client = match connect(&endpoint, patience).await {
             Ok(channel) => DiscoveryHandlerClient::new(channel),
             Err(error) => {
                 // It is gone, for all Configurations, until it registers again.
@@ -295,13 +301,22 @@ impl Drop for Counted {
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
+/// Tries again for as long as `patience` lasts.
+async fn connect(
+    endpoint: &Endpoint,
+    patience: Duration,
+) -> Result<Channel, tonic::transport::Error> {
     let address = &endpoint.registered.endpoint;
     let url = match endpoint.registered.endpoint_type {
         EndpointType::Uds => format!("unix:{address}"),
         EndpointType::Network => address.clone(),
     };
-    tonic::transport::Endpoint::from_shared(url)?
-        .connect()
-        .await
+    let transport = tonic::transport::Endpoint::from_shared(url)?;
+    let began = Instant::now();
+    loop {
+        match transport.connect().await {
+            Err(_) if began.elapsed() < patience => sleep(RECONCILE).await,
+            connected => return connected,
+        }
+    }
 }

@@ -119,8 +119,8 @@
 //! - Of a Configuration, `brokerProperties`, `brokerSpec`, `capacity` and Services: each Instance has one broker, a process that
 //!   gets the environment, but not the mounts and device specs.
 //! - The kubelet's slots and its restart (rules 18 and 21), the rights on the Agent's socket (rule 16), memory limits (rule 17).
-//! - Time: an apply takes none. A Configuration without a registered handler waits for one instead of asking again and again, and
-//!   a stream's end withdraws at once, not with the next request.
+//! - Time: an apply takes none, and a stream's end withdraws at once, not with the next request. A Configuration without a
+//!   registered handler waits for one instead of asking again and again, and gives it a second to listen.
 //!
 //! # How it is made
 //!

@@ -178,6 +178,37 @@ async fn rule_8_bad_details_are_invalid_argument_and_are_tried_again() {
 }
 
 #[tokio::test]
+async fn a_handler_that_registers_before_it_listens_is_found_unless_another_one_is_open() {
+    let fixture = Fixture::start(None).await;
+    fixture.agent.add_configuration(configuration("c")).unwrap();
+    let path = |name: &str| fixture.path().join(name).display().to_string();
+    register(
+        fixture.path(),
+        "http",
+        &path("one.sock"),
+        EndpointType::Uds,
+        true,
+    )
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut one = Handler::serve(fixture.path(), "one.sock");
+    let _open = one.stream().await;
+    let state = fixture.wait_for(|s| s.open_streams == 1).await;
+    assert!(state.discover_errors.is_empty());
+    // The request is live now, and meets the next one at once.
+    register(
+        fixture.path(),
+        "http",
+        &path("two.sock"),
+        EndpointType::Uds,
+        true,
+    )
+    .await;
+    let state = fixture.wait_for(|s| !s.discover_errors.is_empty()).await;
+    assert_eq!(state.discover_errors[0].endpoint, path("two.sock"));
+}
+
+#[tokio::test]
 async fn a_handler_on_tcp_is_reached_too() {
     let fixture = Fixture::start(None).await;
     let mut handler = Handler::serve_network().await;

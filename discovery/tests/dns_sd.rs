@@ -1,5 +1,10 @@
 //! `examples/dns_sd.rs` at the stub Agent: a handler that is asked, of a DNS server on the loopback device.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 #[path = "../examples/dns_sd.rs"]
 #[allow(dead_code, missing_docs)]

@@ -1,5 +1,10 @@
 //! `examples/files.rs` at the stub Agent: a handler that is told.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 #[path = "../examples/files.rs"]
 #[allow(dead_code, missing_docs)]

@@ -28,6 +28,7 @@ where
 {
     let shared = if shared { "true" } else { "false" };
     let command = Settings::augment_args(Command::new(name))
+        .about("A discovery handler for Akri")
         .mut_arg("discovery_handler_name", |it| it.default_value(name))
         .mut_arg("shared", |it| it.default_value(shared));
     let settings = (Own::augment_args(command).try_get_matches()).and_then(|found| {

@@ -74,7 +74,7 @@ fn help_names_its_own_settings_and_those_of_every_handler_with_its_defaults() {
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
     for expected in [
-        "A handler of one device",
+        "A handler of one device Usage: ",
         "--device <DEVICE>",
         "[env: DISCOVERY_HANDLER_NAME=] [default: one]",
         "[env: SHARED=] [default: false]",

@@ -3,7 +3,7 @@
 //!
 //! # A test
 //!
-//! The handler may be of any kind that registers in a directory; this one uses `akri-discovery`.
+//! Any handler will do, in any language; Akri's own debug echo (0.13.26) was run, too. This one uses `akri-discovery`.
 //!
 //! ```
 //! use std::{future::pending, time::Duration};

@@ -57,10 +57,14 @@ struct Settings {
 }
 
 fn main() -> ExitCode {
-    akri_daemon::execute_with_log(readable_log(), |settings: Settings, shutdown| {
-        let end = end(settings.seconds, shutdown);
-        run(settings, end)
-    })
+    akri_daemon::execute_with(
+        Settings::try_parse(),
+        readable_log(),
+        |settings, shutdown| {
+            let end = end(settings.seconds, shutdown);
+            run(settings, end)
+        },
+    )
 }
 
 /// Ready at Ctrl-C, at SIGTERM, or after that many seconds.

@@ -151,10 +151,16 @@ def test_the_checks_may_read_instances_and_nothing_else_and_only_while_they_run(
     assert pod["spec"]["automountServiceAccountToken"] is True
 
 
-@pytest.mark.parametrize("values", [{"handler": {"enabled": False}}, {"configurations": []}], ids=str)
-def test_without_a_handler_or_a_configuration_there_is_nothing_to_check(values, tmp_path):
+@pytest.mark.parametrize("values", [{"handler": {"enabled": False}}, {"handler": {"check": False}}, {"configurations": []}], ids=str)
+def test_without_a_handler_of_ours_or_a_configuration_there_is_nothing_to_check(values, tmp_path):
     assert hooks(values) == []
     assert "helm test" not in notes(tmp_path, values=values)
+
+
+def test_details_for_a_handler_of_another_protocol_are_any_text():
+    for details in ("", "/dev/serial/by-id", "bus: 1\nspeed: 9600"):
+        (thing,) = [o for o in template(values={"handler": {"check": False}} | configuration(discoveryDetails=details)) if o["kind"] == "Configuration"]
+        assert thing["spec"]["discoveryHandler"]["discoveryDetails"] == details
 
 
 def test_the_longest_names_are_short_enough():

@@ -222,6 +222,36 @@ def test_the_values_for_akris_chart_name_the_images_and_details_of_ours():
     assert custom["configuration"]["discoveryHandlerName"] == VALUES["handler"]["name"]
 
 
+def generated(name):
+    """A file of values in template/, as cargo-generate writes it for akri-foo-discovery-handler."""
+    text = (ROOT / "template" / name).read_text()
+    for variable, value in (("project-name", "akri-foo-discovery-handler"), ("handler_name", "foo"), ("shared", "false")):
+        text = text.replace("{{" + variable + "}}", value)
+    assert "{{" not in text and "{%" not in text
+    return yaml.safe_load(text)
+
+
+def test_a_generated_handler_runs_by_our_chart():
+    objects = template(values=generated("values.yaml"))
+    handler = only(objects, "DaemonSet", "akri-foo-discovery-handler")
+    (container,) = handler["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"{REGISTRY}/akri-foo-discovery-handler:0.1.0"
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert (environment["DISCOVERY_HANDLER_NAME"], environment["SHARED"]) == ("foo", "false")
+    configuration = only(objects, "Configuration", "foo")["spec"]
+    assert configuration["discoveryHandler"] == {"name": "foo", "discoveryDetails": "attic"}
+    (broker,) = configuration["brokerSpec"]["brokerPodSpec"]["containers"]
+    assert broker["image"].startswith("docker.io/library/busybox:")
+    assert not [thing for thing in objects if thing["metadata"].get("annotations", {}).get("helm.sh/hook")]
+
+
+def test_a_generated_handler_runs_by_akris_chart():
+    values = generated("akri-values.yaml")
+    leaves = {key for key in value_keys(values) if not any(other.startswith(f"{key}.") for other in value_keys(values))}
+    assert leaves <= AKRI_KEYS
+    assert values["custom"]["configuration"]["discoveryHandlerName"] == "foo"
+
+
 def test_the_placeholder_registry_is_the_same_everywhere():
     example = yaml.safe_load((ROOT / "helm/examples/private-registry.yaml").read_text())["images"]
     for name, value in (("REGISTRY", example["registry"]), ("TAG", example["tag"])):

@@ -19,5 +19,5 @@ pub use admin::{Admin, AdminSettings, Loop, Loops, registry};
 pub use connections::{Close, Connections, Limits, Tcp, accept};
 pub use outage::{LineBudget, Outage};
 pub use settings::{listen, parse_duration, parse_listen_address};
-pub use start::{BadSetting, Shutdown, execute, execute_with_log, log_builder, version};
+pub use start::{BadSetting, Shutdown, execute, execute_with, log_builder, version};
 pub use words::{causes, innermost, is_harmless, one_line};

@@ -60,7 +60,8 @@ pub fn version() -> &'static str {
     })
 }
 
-/// Reads the settings, sets up the log (stderr, `RUST_LOG`, default `info`; a line that cannot be written is dropped), and does `work` on one thread until it ends.
+/// Reads the settings, sets up the log (stderr, `RUST_LOG`, default `info`; a line that cannot be written is dropped), and does
+/// `work` on one thread until it ends.
 ///
 /// | what happens | stderr | status |
 /// | --- | --- | --- |
@@ -77,16 +78,19 @@ where
     S: Parser,
     F: Future<Output = anyhow::Result<()>>,
 {
-    execute_with_log(log_builder(), work)
+    execute_with(S::try_parse(), log_builder(), work)
 }
 
-/// As [`execute`], with a log of another form.
-pub fn execute_with_log<S, F>(log: Builder, work: impl FnOnce(S, Shutdown) -> F) -> ExitCode
+/// As [`execute`], with settings that clap has read already, and a log of another form.
+pub fn execute_with<S, F>(
+    settings: clap::error::Result<S>,
+    log: Builder,
+    work: impl FnOnce(S, Shutdown) -> F,
+) -> ExitCode
 where
-    S: Parser,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let settings = match S::try_parse() {
+    let settings = match settings {
         Ok(settings) => settings,
         // What precedes the first blank line names the flag, the variable, the value and the rule.
         Err(error) if error.kind() == ErrorKind::ValueValidation => {

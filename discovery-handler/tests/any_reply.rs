@@ -9,15 +9,15 @@
 
 use std::path::Path;
 
-use akri_discovery::{DeviceList, Settings};
+use akri_discovery::{Device, Preview, Settings};
 use akri_http_discovery_handler::{
     DiscoveryDetails,
     formats::{Format, OnPropertyChange, Options, read},
 };
 use fastrand::Rng;
 
-fn list(body: &[u8], options: &Options) -> anyhow::Result<DeviceList> {
-    Ok(DeviceList::default().next(&read(body, options)?)?)
+fn list(body: &[u8], options: &Options) -> anyhow::Result<Vec<(Device, String)>> {
+    Ok(Preview::of(&read(body, options)?)?.devices)
 }
 
 fn options(format: Format, random: &mut Rng) -> Options {

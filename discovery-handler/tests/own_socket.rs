@@ -10,7 +10,7 @@ use support::{agent::Agent, *};
 async fn a_stale_own_socket_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path());
-    drop(std::os::unix::net::UnixListener::bind(config.handler.own_sockets().remove(0)).unwrap());
+    drop(std::os::unix::net::UnixListener::bind(directory.path().join("http.sock")).unwrap());
     let agent = Agent::start(directory.path());
     let _handler = Handler::run(directory, config);
     agent.registered(1).await;
@@ -20,8 +20,11 @@ async fn a_stale_own_socket_is_replaced() {
 async fn where_live_processes_serve_all_names_it_is_an_error_that_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path());
-    let sockets = config.handler.own_sockets();
-    assert_eq!(sockets.len(), 8);
+    let names = (1..=8).map(|n| match n {
+        1 => "http.sock".to_owned(),
+        n => format!("http-{n}.sock"),
+    });
+    let sockets: Vec<_> = names.map(|name| directory.path().join(name)).collect();
     let others: Vec<_> = (sockets.iter())
         .map(|socket| std::os::unix::net::UnixListener::bind(socket).unwrap())
         .collect();
@@ -39,7 +42,7 @@ async fn where_live_processes_serve_all_names_it_is_an_error_that_says_so() {
 async fn a_file_that_is_no_socket_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path());
-    std::fs::write(config.handler.own_sockets().remove(0), "precious").unwrap();
+    std::fs::write(directory.path().join("http.sock"), "precious").unwrap();
     let error = soon(akri_http_discovery_handler::run(
         config.clone(),
         std::future::pending(),
@@ -51,7 +54,7 @@ async fn a_file_that_is_no_socket_is_left_alone() {
         "{error}"
     );
     assert_eq!(
-        std::fs::read_to_string(config.handler.own_sockets().remove(0)).unwrap(),
+        std::fs::read_to_string(directory.path().join("http.sock")).unwrap(),
         "precious"
     );
 }

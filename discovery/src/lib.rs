@@ -1,6 +1,6 @@
 //! Everything between a discovery handler and Akri's Agent, for any protocol.
 //!
-//! A handler says what to look for and finds it: that is [`DiscoveryHandler`]. [`run`] does the rest, in this order:
+//! A handler says what to look for and finds it: that is [`DiscoveryHandler`]. [`start`] and [`run`] do the rest, in this order:
 //!
 //! 1. [`Settings`]: the directory, the name, where to be served;
 //! 2. `own_socket`: the handler's own socket, or TCP on `POD_IP`; `directory`: which may come late and be replaced;
@@ -34,7 +34,7 @@
 //! ```no_run
 //! use std::process::ExitCode;
 //!
-//! use akri_discovery::{Device, DiscoveryHandler, Found, Properties, Settings, execute, run};
+//! use akri_discovery::{Device, DiscoveryHandler, Found, Properties, run, start};
 //!
 //! struct Files;
 //!
@@ -52,28 +52,25 @@
 //!         let mut devices = Vec::new();
 //!         let mut entries = tokio::fs::read_dir(directory).await?;
 //!         while let Some(entry) = entries.next_entry().await? {
-//!             let id = entry.path().display().to_string();
-//!             devices.push(Device { id, ..Device::default() });
+//!             let path = entry.path().display().to_string();
+//!             devices.push(Device::new(&path).with_property("FILE", &path));
 //!         }
 //!         found.all(devices)
 //!     }
 //! }
 //!
-//! /// The settings; a field behind this one is a flag and a variable more.
-//! #[derive(clap::Parser)]
-//! #[command(version, mut_arg("discovery_handler_name", |name| name.default_value("files")))]
-//! struct Config {
-//!     #[command(flatten)]
-//!     handler: Settings,
-//! }
-//!
 //! fn main() -> ExitCode {
-//!     execute(|config: Config, shutdown| run(Files, config.handler, shutdown))
+//!     // Other nodes have other files.
+//!     let shared = false;
+//!     start("files", shared, |(), settings, shutdown| run(Files, settings, shutdown))
 //! }
 //! ```
 //!
 //! A handler that is *told* of changes does not return from [`DiscoveryHandler::discover`]: it calls [`Found::all`] again
 //! whenever something has happened.
+//!
+//! `examples/` has one of each kind: `dns_sd` asks a DNS server, `files` is told by the kernel. `docs/write-a-handler.md` goes
+//! from a generated project to a broker that reads, and akri-stub-agent is what to test a handler with.
 
 mod agent;
 mod collected;
@@ -92,6 +89,7 @@ mod registration;
 mod saved;
 mod service;
 mod settings;
+mod start;
 mod streams;
 mod taken;
 
@@ -106,7 +104,7 @@ use std::{
 };
 
 use akri_daemon::{Admin, Connections, one_line, registry};
-pub use akri_daemon::{AdminSettings, BadSetting, Shutdown, execute};
+pub use akri_daemon::{AdminSettings, BadSetting, Shutdown};
 pub use akri_proto::v0::{Device, DeviceSpec, Mount};
 use async_trait::async_trait;
 use log::info;
@@ -115,11 +113,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use collected::Collected;
 pub use devices::Devices;
-/// For the benchmark of a handler.
-#[doc(hidden)]
+#[cfg(feature = "bench")]
 pub use list::DeviceList;
 pub use preview::Preview;
-pub use settings::{NETWORK_PORT, PodIp, Settings};
+pub use settings::{PodIp, Settings};
+pub use start::start;
 
 use observed::Observed;
 use own_socket::Own;
@@ -187,6 +185,7 @@ pub trait DiscoveryHandler: Send + Sync + 'static {
 
 /// How often, how patiently, and how soon a device is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Times {
     /// From one poll to the next, `POLL_INTERVAL`.
     pub interval: Duration,

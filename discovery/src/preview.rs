@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// What is sent of [`Devices`], and what becomes of it.
+#[non_exhaustive]
 pub struct Preview {
     /// In the order in which they are sent, each with the hash in its Instance's name where it is shared (rule 12).
     pub devices: Vec<(Device, String)>,

@@ -13,7 +13,7 @@ use clap::{ArgAction, Args};
 use crate::Times;
 
 /// The port for `POD_IP`, as in Akri's charts.
-pub const NETWORK_PORT: u16 = 10_000;
+const NETWORK_PORT: u16 = 10_000;
 
 /// The Agent's socket in `DISCOVERY_HANDLERS_DIRECTORY`.
 const AGENT_SOCKET: &str = "agent-registration.sock";
@@ -35,6 +35,7 @@ const MAX_AGES: RangeInclusive<Duration> =
 /// Where a handler is served, under which name, and how often it polls unless a Configuration says otherwise. To be
 /// flattened into a handler's own settings, which give `discovery_handler_name` its default.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Settings {
     /// Directory of the Agent's socket agent-registration.sock, and of this handler's own socket NAME.sock, NAME-2.sock and so on
     #[arg(long, env, default_value = "/var/lib/akri", value_parser = directory)]
@@ -130,7 +131,7 @@ impl Settings {
     }
 
     /// Where this handler is served without `POD_IP`: the first of these that no other live process serves.
-    pub fn own_sockets(&self) -> Vec<PathBuf> {
+    pub(crate) fn own_sockets(&self) -> Vec<PathBuf> {
         let name = &self.discovery_handler_name;
         let others = (2..=OWN_SOCKETS).map(|n| format!("{name}-{n}.sock"));
         std::iter::once(format!("{name}.sock"))

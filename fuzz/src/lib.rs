@@ -1,11 +1,9 @@
 //! What holds of every reply, whatever is in it.
 
-use akri_discovery::{Device, DeviceList};
+use akri_discovery::{Device, Preview};
 use akri_http_discovery_handler::formats::{
     ENDPOINT, Format, MetaLabels, OnPropertyChange, Options, is_property_name, read,
 };
-use akri_proto::v0::DiscoverResponse;
-use prost::Message;
 
 /// Reads a reply in all ways that a format has; the devices that each way brings, `None` where it is refused.
 pub fn hold(body: &[u8], format: Format) -> Vec<Option<Vec<Device>>> {
@@ -32,12 +30,10 @@ fn devices(body: &[u8], options: &Options) -> Option<Vec<Device>> {
             return None;
         }
     };
-    let list = DeviceList::default().next(&found).ok()?;
-    let again = list.next(&read(body, options).ok()?).ok()?;
+    let list = Preview::of(&found).ok()?.devices;
+    let again = Preview::of(&read(body, options).ok()?).ok()?.devices;
     assert!(list == again, "the same reply is the same list");
-    let parts = (0..).map_while(|part| list.encoded(part));
-    let bytes = parts.collect::<Vec<_>>().concat();
-    let devices = DiscoverResponse::decode(bytes.as_slice()).ok()?.devices;
+    let devices: Vec<Device> = list.into_iter().map(|(device, _)| device).collect();
     assert!(devices.is_sorted_by(|one, next| one.id < next.id));
     for device in &devices {
         assert!(!device.id.is_empty() && device.properties.contains_key(ENDPOINT));

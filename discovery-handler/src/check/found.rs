@@ -78,6 +78,7 @@ impl Found {
             devices,
             message_bytes,
             collisions,
+            ..
         } = polled.preview;
         let collisions = collisions.into_iter().map(|(_, ids)| ids);
         Self {

@@ -19,11 +19,12 @@ fn devices(body: &str) -> anyhow::Result<Vec<Device>> {
 
 /// As they go to the Agent.
 fn devices_of(body: &[u8], options: &Options) -> anyhow::Result<Vec<Device>> {
-    let list = akri_discovery::DeviceList::default().next(&read(body, options)?)?;
-    let parts = (0..).map_while(|part| list.encoded(part));
-    let bytes = parts.collect::<Vec<_>>().concat();
-    let message: akri_proto::v0::DiscoverResponse = prost::Message::decode(bytes.as_slice())?;
-    Ok(message.devices)
+    let preview = akri_discovery::Preview::of(&read(body, options)?)?;
+    Ok(preview
+        .devices
+        .into_iter()
+        .map(|(device, _)| device)
+        .collect())
 }
 
 fn ids(devices: &[Device]) -> Vec<&str> {

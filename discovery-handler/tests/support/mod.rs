@@ -98,7 +98,7 @@ impl Handler {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.config.handler.own_sockets().remove(0)
+        (self.config.handler.discovery_handlers_directory).join("http.sock")
     }
 
     /// As SIGTERM does; the outcome of the run.

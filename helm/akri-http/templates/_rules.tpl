@@ -15,7 +15,9 @@ wrong with it and what to do.
 {{- fail (printf "%s.name: another Configuration is already called %q; give each Configuration a different name." $at $configuration.name) -}}
 {{- end -}}
 {{- $_ := set $seen $configuration.name true -}}
+{{- if $.Values.handler.check -}}
 {{- include "akri-http.rules.details" $with -}}
+{{- end -}}
 {{- include "akri-http.rules.properties" $with -}}
 {{- include "akri-http.rules.broker" $with -}}
 {{- end -}}

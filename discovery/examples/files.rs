@@ -1,0 +1,69 @@
+//! A discovery handler that is *told*: the files of a directory, as soon as they come and go.
+//!
+//! `discoveryDetails` are the directory's absolute path, such as `/dev/serial/by-id`. A broker gets its file by the same path, a
+//! device node as a device spec and any other file as a mount, and is told that path as `FILE`.
+
+use std::{fs::FileType, os::unix::fs::FileTypeExt, process::ExitCode};
+
+use akri_discovery::{Device, DiscoveryHandler, Found, Properties, run, start};
+use anyhow::{Context, ensure};
+use inotify::{Inotify, WatchMask};
+use tokio_stream::StreamExt;
+
+/// The handler; it remembers nothing.
+pub struct Files;
+
+#[async_trait::async_trait]
+impl DiscoveryHandler for Files {
+    /// The directory.
+    type Request = String;
+
+    fn request(&self, details: &str, _: &Properties) -> anyhow::Result<String> {
+        let absolute = details.starts_with('/');
+        ensure!(absolute, "discoveryDetails must be an absolute path");
+        Ok(details.to_owned())
+    }
+
+    async fn discover(&self, directory: &String, found: &Found<'_>) -> anyhow::Result<()> {
+        let inotify = Inotify::init()?;
+        let changes = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE;
+        let ends = WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
+        let watched = inotify.watches().add(directory, changes | ends);
+        watched.context("watching the directory")?;
+        let mut events = inotify.into_event_stream([0; 4096])?;
+        // What changes while the directory is read has an event that waits.
+        loop {
+            found.all(devices(directory).await?)?;
+            let event = events.next().await.context("no more events")??;
+            // The library calls again, and the watch is on what has this path then.
+            ensure!(event.name.is_some(), "the directory was removed or moved");
+        }
+    }
+}
+
+async fn devices(directory: &str) -> anyhow::Result<Vec<Device>> {
+    let mut entries = (tokio::fs::read_dir(directory).await).context("reading the directory")?;
+    let mut devices = Vec::new();
+    while let Some(entry) = entries.next_entry().await? {
+        // One that is gone again, or has a name that protobuf cannot hold, is no device.
+        let (path, metadata) = (entry.path(), tokio::fs::metadata(entry.path()).await);
+        match (path.to_str(), metadata.map(|it| it.file_type())) {
+            (Some(path), Ok(kind)) if !kind.is_dir() => devices.push(device(path, kind)),
+            _ => {}
+        }
+    }
+    Ok(devices)
+}
+
+fn device(path: &str, kind: FileType) -> Device {
+    let device = Device::new(path).with_property("FILE", path);
+    match kind.is_char_device() || kind.is_block_device() {
+        true => device.with_device_spec(path, "rw"),
+        false => device.with_mount(path, true),
+    }
+}
+
+fn main() -> ExitCode {
+    // Not shared: other nodes have other files.
+    start("files", false, |(), its, stop| run(Files, its, stop))
+}

@@ -3,12 +3,12 @@
 //!
 //! # A test
 //!
-//! The handler may be of any kind that registers in a directory; this one uses `akri-discovery`.
+//! Any handler will do, in any language; Akri's own debug echo (0.13.26) was run, too. This one uses `akri-discovery`.
 //!
 //! ```
 //! use std::{future::pending, time::Duration};
 //!
-//! use akri_discovery::{Device, DiscoveryHandler, Found, Mount, Properties, Settings, run};
+//! use akri_discovery::{Device, DiscoveryHandler, Found, Properties, Settings, run};
 //! use akri_stub_agent::{Config, Configuration, StubAgent, instance_hash};
 //!
 //! /// Finds the lamps that `discoveryDetails` name.
@@ -23,15 +23,9 @@
 //!     }
 //!
 //!     async fn discover(&self, names: &String, found: &Found<'_>) -> anyhow::Result<()> {
-//!         let lamp = |name: &str| Device {
-//!             id: name.to_owned(),
-//!             properties: [("LAMP".to_owned(), name.to_owned())].into(),
-//!             mounts: vec![Mount {
-//!                 container_path: "/run/lamp".to_owned(),
-//!                 host_path: format!("/run/lamps/{name}"),
-//!                 read_only: false,
-//!             }],
-//!             ..Device::default()
+//!         let lamp = |name: &str| {
+//!             let lamp = Device::new(name).with_property("LAMP", name);
+//!             lamp.with_mount(format!("/run/lamps/{name}"), false)
 //!         };
 //!         found.all(names.split(' ').map(lamp).collect::<Vec<_>>())
 //!     }

@@ -60,10 +60,7 @@ pub(crate) async fn keep_brokers(
 }
 
 async fn start(instance: Instance, shown_by: &ShownBy) -> Result<Running> {
-    let suffix = instance.hash.to_uppercase();
-    let environment = (instance.properties.into_iter())
-        .flat_map(|(name, value)| [(format!("{name}_{suffix}"), value.clone()), (name, value)]);
-    let devices = pod_devices::from_environment(environment)?;
+    let devices = pod_devices::from_environment(instance.environment())?;
     let clients = shown_by.clients;
     let listener = match clients || shown_by.page.is_some() {
         true => Some(TcpListener::bind(any_port()).await?),

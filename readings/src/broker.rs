@@ -81,21 +81,27 @@ pub(crate) fn pauses() -> ExponentialBackoff {
 }
 
 /// Watches the devices of the broker at `address`, for ever. Whatever fails is a state of the devices, and is tried again.
-pub(crate) async fn watch(address: SocketAddr, name: String, watching: Arc<Watching>) {
+pub(crate) fn watch(
+    address: SocketAddr,
+    name: &str,
+    watching: Arc<Watching>,
+) -> impl Future<Output = ()> + use<> {
     let mut broker = Broker {
         address,
         outage: Outage::new(module_path!(), format!("broker {name}")),
         pauses: pauses(),
         watching,
     };
-    loop {
-        let why = broker.while_it_answers().await;
-        broker.watching.devices.does_not_answer(address, &why);
-        // A broker that has only restarted is back at once. If not, the next try says why.
-        if why != ENDED {
-            broker.outage.failed(why, "trying again");
+    async move {
+        loop {
+            let why = broker.while_it_answers().await;
+            broker.watching.devices.does_not_answer(address, &why);
+            // A broker that has only restarted is back at once. If not, the next try says why.
+            if why != ENDED {
+                broker.outage.failed(why, "trying again");
+            }
+            sleep(broker.pauses.next().unwrap_or(PAUSES.1)).await;
         }
-        sleep(broker.pauses.next().unwrap_or(PAUSES.1)).await;
     }
 }
 

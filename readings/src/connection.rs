@@ -203,3 +203,6 @@ fn keep_alive(stream: &TcpStream) {
     let timeout = u32::try_from(KEEP_ALIVE.as_millis()).unwrap_or(u32::MAX);
     let _ = set_tcp_user_timeout(stream, timeout);
 }
+
+#[cfg(test)]
+mod tests;

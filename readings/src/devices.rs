@@ -284,10 +284,9 @@ impl Known {
 
     fn remove_old(&mut self) {
         let now = self.clock.now();
-        let is_old = |row: &&Box<Row>| {
-            row.state == State::Gone && now - row.since.min(now) > millis(GONE_FOR)
-        };
-        let old: Vec<u64> = (self.rows.values().filter(is_old))
+        let gone_for = |row: &Row| now - row.since.min(now);
+        let old: Vec<u64> = (self.rows.values())
+            .filter(|row| row.state == State::Gone && gone_for(row) > millis(GONE_FOR))
             .map(|row| row.id)
             .collect();
         old.into_iter().for_each(|id| self.remove(id));

@@ -1,7 +1,7 @@
 //! One broker: which devices it has, and what it says of each.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -9,20 +9,21 @@ use std::{
 
 use akri_daemon::Outage;
 use akri_http_broker::client::cause;
-use akri_proto::http::{ListDevicesRequest, device_service_client::DeviceServiceClient};
+use akri_proto::http::{ListDevicesRequest, ListDevicesResponse};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
     sync::{Notify, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::codegen::http::Uri;
 
 use crate::{
     connection::Connection,
     devices::{DEVICES, Devices},
     watch::Watch,
 };
+
+const LIST_DEVICES: &str = "/http.DeviceService/ListDevices";
 
 /// How long listing the devices may take, and the beginning of a watch.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);
@@ -47,8 +48,6 @@ const WATCHES_PER_CONNECTION: usize = 64;
 
 /// Why a broker does not answer that has closed its connection.
 const ENDED: &str = "the connection has ended";
-
-type Client = DeviceServiceClient<Connection>;
 
 /// What all brokers share.
 #[derive(Debug)]
@@ -82,30 +81,33 @@ pub(crate) fn pauses() -> ExponentialBackoff {
 }
 
 /// Watches the devices of the broker at `address`, for ever. Whatever fails is a state of the devices, and is tried again.
-pub(crate) async fn watch(address: SocketAddr, name: String, watching: Arc<Watching>) {
+pub(crate) fn watch(
+    address: SocketAddr,
+    name: &str,
+    watching: Arc<Watching>,
+) -> impl Future<Output = ()> + use<> {
     let mut broker = Broker {
         address,
         outage: Outage::new(module_path!(), format!("broker {name}")),
         pauses: pauses(),
         watching,
     };
-    loop {
-        let why = broker.while_it_answers().await;
-        broker.watching.devices.does_not_answer(address, &why);
-        // A broker that has only restarted is back at once. If not, the next try says why.
-        if why != ENDED {
-            broker.outage.failed(why, "trying again");
+    async move {
+        loop {
+            let why = broker.while_it_answers().await;
+            broker.watching.devices.does_not_answer(address, &why);
+            // A broker that has only restarted is back at once. If not, the next try says why.
+            if why != ENDED {
+                broker.outage.failed(why, "trying again");
+            }
+            sleep(broker.pauses.next().unwrap_or(PAUSES.1)).await;
         }
-        sleep(broker.pauses.next().unwrap_or(PAUSES.1)).await;
     }
 }
 
-/// What the calls to a broker begin with.
-pub(crate) fn origin(broker: SocketAddr) -> Uri {
-    let authority = broker.to_string();
-    let uri = Uri::builder().scheme("http").authority(authority);
-    // Every address makes one.
-    uri.path_and_query("/").build().unwrap_or_default()
+/// On the heap, since it is large, and only for a moment.
+fn open(broker: SocketAddr) -> impl Future<Output = Result<Connection, String>> {
+    Box::pin(Connection::open(broker))
 }
 
 struct Broker {
@@ -118,16 +120,15 @@ struct Broker {
 impl Broker {
     /// Ends with the reason why it does not.
     async fn while_it_answers(&mut self) -> String {
-        let connection = match Connection::open(self.address).await {
+        let connection = match open(self.address).await {
             Ok(connection) => connection,
             Err(why) => return why,
         };
-        let mut client = self.client(&connection).max_decoding_message_size(MAX_LIST);
         let mut connection = (connection, 0);
-        let mut watches = BTreeMap::new();
+        let mut watches = HashMap::new();
         let doubt = Arc::new(Notify::new());
         loop {
-            let names = match self.list(&mut client).await {
+            let names = match self.list(&connection.0).await {
                 Ok(names) => names,
                 Err(_) if !connection.0.is_open() => return ENDED.into(),
                 Err(why) => return why,
@@ -135,13 +136,15 @@ impl Broker {
             self.outage.succeeded();
             self.pauses = pauses();
             self.watching.devices.answers(self.address, &names);
-            watches.retain(|name, _| names.contains(name));
+            watches.retain(|name, watch: &mut AbortOnDropHandle<()>| {
+                names.contains(name) && !watch.is_finished()
+            });
             for name in names {
                 if watches.contains_key(&name) {
                     continue;
                 }
                 if connection.1 >= WATCHES_PER_CONNECTION {
-                    connection = match Connection::open(self.address).await {
+                    connection = match open(self.address).await {
                         Ok(another) => (another, 0),
                         Err(why) => return why,
                     };
@@ -159,15 +162,19 @@ impl Broker {
         }
     }
 
-    fn client(&self, connection: &Connection) -> Client {
-        Client::with_origin(connection.clone(), origin(self.address))
-    }
-
-    async fn list(&self, client: &mut Client) -> Result<HashSet<Arc<str>>, String> {
+    async fn list(&self, connection: &Connection) -> Result<HashSet<Arc<str>>, String> {
         let _turn = self.watching.lists.acquire().await;
-        let listed = timeout(ANSWER, client.list_devices(ListDevicesRequest {})).await;
+        // On the heap, since it is large, and only for a moment.
+        let listing = Box::pin(async {
+            let mut answer = connection
+                .call(LIST_DEVICES, &ListDevicesRequest {}, MAX_LIST)
+                .await?;
+            answer.next::<ListDevicesResponse>().await
+        });
+        let listed = timeout(ANSWER, listing).await;
         let listed = listed.map_err(|_| format!("no list of its devices within {ANSWER:?}"))?;
-        let listed = listed.map_err(|status| cause(&status))?.into_inner();
+        let listed = listed.map_err(|status| cause(&status))?;
+        let listed = listed.ok_or("an answer without a list of its devices")?;
         let names = listed.devices.into_iter().map(|device| device.endpoint);
         Ok(names
             .filter(|name| name.len() <= MAX_NAME)

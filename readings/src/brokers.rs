@@ -133,7 +133,7 @@ pub(crate) async fn keep(mut found: watch::Receiver<Brokers>, watching: Watching
         for (address, name) in brokers {
             kept.entry(address).or_insert_with(|| {
                 watching.devices.come(address, &name);
-                let task = tokio::spawn(broker::watch(address, name.clone(), watching.clone()));
+                let task = tokio::spawn(broker::watch(address, &name, watching.clone()));
                 (name, AbortOnDropHandle::new(task))
             });
         }

@@ -1,30 +1,29 @@
-//! A connection to a broker. There may be a thousand of them, so it is HTTP/2 without what tonic's channel adds: a queue for
-//! calls, and connecting again, which the broker's loop does.
+//! A connection to a broker. There may be a thousand of them, each with a device or two, so it is HTTP/2 and gRPC's messages
+//! and nothing more: the channel and the client of tonic take as much again as all else that the page knows of a device.
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use akri_daemon::innermost;
-use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::{
+    RecvStream,
+    client::{Builder, SendRequest},
+};
+use prost::Message;
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_user_timeout,
+};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{
-    body::Body,
-    codegen::http::{Request, Response},
+    Code, Status,
+    codegen::http::{HeaderMap, Request, StatusCode, header},
 };
-use tower_service::Service;
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How often a silent broker is asked whether it is still there (HTTP/2 PING), and how long it may take to answer.
+/// After so much silence the broker's machine is asked whether the connection is still there, and how long it may not answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// What a broker may send before it is read, in bytes, for each call and for each connection.
@@ -33,63 +32,177 @@ const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
 /// The longest headers of an answer, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 
+/// Before each message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
 /// Clones are the same connection, which closes with the last of them.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    calls: http2::SendRequest<Body>,
-    _connection: Arc<AbortOnDropHandle<()>>,
+    broker: SocketAddr,
+    calls: SendRequest<Bytes>,
+    running: Arc<AbortOnDropHandle<Result<(), h2::Error>>>,
 }
 
 impl Connection {
     /// Connects; the error says why that failed.
-    pub(crate) async fn open(address: SocketAddr) -> Result<Self, String> {
-        let opening = async {
-            let stream = TcpStream::connect(address).await;
-            let stream = stream.map_err(|error| innermost(&error).to_string())?;
-            // A connection that refuses it works all the same.
-            let _ = stream.set_nodelay(true);
-            let opened = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(WINDOWS.0)
-                .initial_connection_window_size(WINDOWS.1)
-                .max_header_list_size(MAX_HEADERS)
-                .keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .handshake(TokioIo::new(stream))
-                .await;
-            opened.map_err(|error| innermost(&error).to_string())
-        };
-        // On the heap, since it is large, and only for a moment.
-        let (calls, connection) = match timeout(CONNECT, Box::pin(opening)).await {
-            Ok(opened) => opened.map_err(|why| format!("cannot connect: {why}"))?,
+    pub(crate) async fn open(broker: SocketAddr) -> Result<Self, String> {
+        let stream = match timeout(CONNECT, TcpStream::connect(broker)).await {
+            Ok(opened) => opened.map_err(|error| cannot_connect(&error))?,
             Err(_) => return Err(format!("cannot connect within {CONNECT:?}")),
         };
-        let connection = tokio::spawn(async {
-            // Its calls say what went wrong.
-            let _ = connection.await;
-        });
+        keep_alive(&stream);
+        let mut settings = Builder::new();
+        settings
+            .initial_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_header_list_size(MAX_HEADERS)
+            // A table of headers keeps the buffers that they came in.
+            .header_table_size(0)
+            .enable_push(false);
+        // On the heap, since it is large, and only for a moment: it does not wait for the broker.
+        let opened = Box::pin(settings.handshake(stream)).await;
+        let (calls, connection) = opened.map_err(|error| cannot_connect(&error))?;
         Ok(Self {
+            broker,
             calls,
-            _connection: Arc::new(AbortOnDropHandle::new(connection)),
+            // Its calls say what went wrong.
+            running: Arc::new(AbortOnDropHandle::new(tokio::spawn(connection))),
         })
     }
 
     /// Whether it can take calls.
     pub(crate) fn is_open(&self) -> bool {
-        !self.calls.is_closed()
+        !self.running.is_finished()
+    }
+
+    /// Calls a method of the broker. A message of its answer may have `max` bytes.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        message: &impl Message,
+        max: usize,
+    ) -> Result<Answer, Status> {
+        let request = Request::post(format!("http://{}{method}", self.broker))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .body(())
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let mut calls = self.calls.clone().ready().await.map_err(failed)?;
+        let (answer, mut stream) = calls.send_request(request, false).map_err(failed)?;
+        stream.send_data(framed(message), true).map_err(failed)?;
+        let (head, messages) = answer.await.map_err(failed)?.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(Status::unknown(format!("HTTP status {}", head.status)));
+        }
+        // Where there is no message, the headers may have the status.
+        let succeeded = match status(head.headers) {
+            Some(status) if status.code() != Code::Ok => return Err(status),
+            status => status.is_some(),
+        };
+        Ok(Answer {
+            messages,
+            succeeded,
+            received: BytesMut::new(),
+            max,
+        })
     }
 }
 
-impl Service<Request<Body>> for Connection {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+/// What a broker answers, as it comes.
+pub(crate) struct Answer {
+    messages: RecvStream,
+    succeeded: bool,
+    /// The beginning of a message.
+    received: BytesMut,
+    max: usize,
+}
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.calls.poll_ready(cx)
+impl Answer {
+    /// The next message; `None` after the last.
+    pub(crate) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        loop {
+            if let Some(message) = self.whole()? {
+                return Ok(Some(message));
+            }
+            let Some(data) = self.messages.data().await else {
+                break;
+            };
+            let data = data.map_err(failed)?;
+            // The broker may send as much again.
+            let flow = self.messages.flow_control();
+            flow.release_capacity(data.len()).map_err(failed)?;
+            self.received.extend_from_slice(&data);
+        }
+        let trailers = self.messages.trailers().await.map_err(failed)?;
+        match trailers.and_then(status) {
+            Some(status) if status.code() != Code::Ok => Err(status),
+            None if !self.succeeded => Err(Status::unknown("the answer has no status")),
+            _ if !self.received.is_empty() => Err(Status::unknown("the answer is cut")),
+            _ => Ok(None),
+        }
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.calls.send_request(request))
+    /// The next message, if it is there as a whole.
+    fn whole<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        let Some((prefix, rest)) = self.received.split_first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
+        let [compressed, length @ ..] = *prefix;
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        if compressed != 0 {
+            return Err(Status::internal(
+                "the broker compresses, though nobody asked for it",
+            ));
+        }
+        if length > self.max {
+            return Err(Status::out_of_range(format!("a message of {length} bytes")));
+        }
+        let Some(message) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let message = M::decode(message).map_err(|error| Status::internal(error.to_string()))?;
+        self.received.advance(PREFIX + length);
+        if self.received.is_empty() {
+            // Nothing is set aside for the next one, which may come much later.
+            self.received = BytesMut::new();
+        }
+        Ok(Some(message))
     }
 }
+
+fn framed(message: &impl Message) -> Bytes {
+    let message = message.encode_to_vec();
+    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
+    framed.put_u8(0);
+    // What the page asks is short.
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.extend_from_slice(&message);
+    framed.freeze()
+}
+
+fn status(mut headers: HeaderMap) -> Option<Status> {
+    // tonic panics where they are not as they should be.
+    headers.remove("grpc-status-details-bin");
+    Status::from_header_map(&headers)
+}
+
+fn failed(error: h2::Error) -> Status {
+    Status::unavailable(innermost(&error).to_string())
+}
+
+fn cannot_connect(error: &(dyn Error + 'static)) -> String {
+    format!("cannot connect: {}", innermost(error))
+}
+
+/// A connection that refuses these works all the same.
+fn keep_alive(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = set_socket_keepalive(stream, true);
+    let _ = set_tcp_keepidle(stream, KEEP_ALIVE);
+    let _ = set_tcp_keepintvl(stream, KEEP_ALIVE / 3);
+    let timeout = u32::try_from(KEEP_ALIVE.as_millis()).unwrap_or(u32::MAX);
+    let _ = set_tcp_user_timeout(stream, timeout);
+}
+
+#[cfg(test)]
+mod tests;

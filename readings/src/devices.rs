@@ -32,7 +32,8 @@ pub(crate) struct Devices {
 #[derive(Debug)]
 struct Known {
     clock: Clock,
-    rows: BTreeMap<u64, Row>,
+    /// Boxed, since half of the room in such a map is empty.
+    rows: BTreeMap<u64, Box<Row>>,
     next_row: u64,
     ids: HashMap<Source, u64>,
     brokers: BTreeMap<SocketAddr, Broker>,
@@ -232,7 +233,7 @@ impl Devices {
 
 impl Known {
     /// The row of a device, which may be new to us. `None` where there is no room.
-    fn row(&mut self, broker: SocketAddr, name: &Arc<str>) -> Option<&mut Row> {
+    fn row(&mut self, broker: SocketAddr, name: &Arc<str>) -> Option<&mut Box<Row>> {
         let source = (broker, name.clone());
         let id = match self.ids.get(&source) {
             Some(id) => *id,
@@ -250,8 +251,8 @@ impl Known {
                 self.make_room()?;
                 let id = self.next_row;
                 self.next_row += 1;
-                self.rows
-                    .insert(id, Row::new(id, source.clone(), self.clock.now()));
+                let row = Row::new(id, source.clone(), self.clock.now());
+                self.rows.insert(id, Box::new(row));
                 id
             }
         };
@@ -283,9 +284,9 @@ impl Known {
 
     fn remove_old(&mut self) {
         let now = self.clock.now();
-        let is_old =
-            |row: &&Row| row.state == State::Gone && now - row.since.min(now) > millis(GONE_FOR);
-        let old: Vec<u64> = (self.rows.values().filter(is_old))
+        let gone_for = |row: &Row| now - row.since.min(now);
+        let old: Vec<u64> = (self.rows.values())
+            .filter(|row| row.state == State::Gone && gone_for(row) > millis(GONE_FOR))
             .map(|row| row.id)
             .collect();
         old.into_iter().for_each(|id| self.remove(id));

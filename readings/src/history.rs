@@ -11,33 +11,60 @@ pub(crate) const STEP: u64 = 1000;
 /// So many points at most: with one a second, all ten minutes.
 const POINTS: usize = 600;
 
-/// Numbers and gaps, oldest first.
+/// Numbers and gaps, oldest first. There are many, so each is as small as it can be.
 #[derive(Debug, Default)]
-pub(crate) struct History(VecDeque<Point>);
+pub(crate) struct History {
+    points: VecDeque<Point>,
+    /// When the last of them was.
+    newest: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Point {
-    at: u64,
-    /// NaN for a gap: the device failed, or gave a text.
-    number: f64,
+    /// The lower half of the time. All points are so close to the newest that it says the rest.
+    at: u32,
+    /// An `f64`, but not aligned as one. NaN for a gap: the device failed, or gave a text.
+    number: [u8; 8],
 }
 
 impl History {
     /// Adds what a device gave at a time, or a gap. A gap after a gap, or at the beginning, adds nothing.
     pub(crate) fn push(&mut self, at: u64, number: Option<f64>) {
         let number = number.filter(|number| number.is_finite());
-        let number = number.unwrap_or(f64::NAN);
-        if number.is_nan() && self.0.back().is_none_or(|last| last.number.is_nan()) {
-            return;
+        let last = self.points.back().map(|last| self.read(*last));
+        match (last, number) {
+            (None | Some((_, None)), None) => return,
+            (Some((before, Some(_))), Some(_)) if before / STEP == at / STEP => {
+                self.points.pop_back();
+            }
+            _ => {}
         }
-        let merges = |last: &Point| last.at / STEP == at / STEP && !last.number.is_nan();
-        if !number.is_nan() && self.0.back().is_some_and(merges) {
-            self.0.pop_back();
+        while self.points.len() >= POINTS
+            || (self.points.front()).is_some_and(|first| self.read(*first).0 + LASTS < at)
+        {
+            self.points.pop_front();
         }
-        while self.0.len() >= POINTS || self.0.front().is_some_and(|first| first.at + LASTS < at) {
-            self.0.pop_front();
+        let points = self.points.len();
+        if points == self.points.capacity() {
+            // By itself it would take twice as much.
+            let more = (points / 4).max(8).min(POINTS - points);
+            self.points.reserve_exact(more);
         }
-        self.0.push_back(Point { at, number });
+        let number = number.unwrap_or(f64::NAN).to_ne_bytes();
+        self.points.push_back(Point {
+            at: at as u32,
+            number,
+        });
+        self.newest = at;
+    }
+
+    fn read(&self, point: Point) -> (u64, Option<f64>) {
+        let before = (self.newest as u32).wrapping_sub(point.at);
+        let number = f64::from_ne_bytes(point.number);
+        (
+            self.newest.saturating_sub(before.into()),
+            Some(number).filter(|it| !it.is_nan()),
+        )
     }
 
     /// The points after `since` up to `upto`, but none that is too old by then. A gap is `None`.
@@ -48,11 +75,11 @@ impl History {
     ) -> impl Iterator<Item = (u64, Option<f64>)> + Clone {
         let since = since.max(upto.saturating_sub(LASTS));
         // Most often only the last few are asked for.
-        let from = self.0.partition_point(|point| point.at <= since);
-        let points = self.0.iter().skip(from);
-        points
-            .take_while(move |point| point.at <= upto)
-            .map(|point| (point.at, Some(point.number).filter(|it| !it.is_nan())))
+        let from = self
+            .points
+            .partition_point(|point| self.read(*point).0 <= since);
+        let points = self.points.iter().skip(from).map(|point| self.read(*point));
+        points.take_while(move |point| point.0 <= upto)
     }
 }
 
@@ -78,7 +105,7 @@ mod tests {
         // A device that gives nothing new has none of them ten minutes later.
         assert_eq!(all(&history, 2_000 * STEP + LASTS), []);
         history.push(2_700 * STEP, Some(1.0));
-        assert_eq!(history.0.len(), 1);
+        assert_eq!(history.points.len(), 1);
     }
 
     #[test]
@@ -106,6 +133,35 @@ mod tests {
         let points = all(&history, 100 * STEP);
         let expected = [(2, Some(1.0)), (3, None), (100, Some(2.0))];
         assert_eq!(points, expected.map(|(at, number)| (at * STEP, number)));
+    }
+
+    #[test]
+    fn times_stay_right_for_ever_and_numbers_exact() {
+        let mut history = History::default();
+        let numbers = [f64::MAX, -0.1, f64::MIN_POSITIVE];
+        // Half of a time is full every 49 days, here between the first two points.
+        let times = [
+            (1 << 40) - 1,
+            (1 << 40) + STEP,
+            (1 << 40) + LASTS - 2 * STEP,
+        ];
+        for (at, number) in times.into_iter().zip(numbers) {
+            history.push(at, Some(number));
+        }
+        let expected = times.into_iter().zip(numbers.map(Some));
+        assert_eq!(all(&history, times[2]), expected.collect::<Vec<_>>());
+        history.push(1 << 41, Some(2.0));
+        assert_eq!(all(&history, 1 << 41), [(1 << 41, Some(2.0))]);
+    }
+
+    #[test]
+    fn a_full_history_of_a_thousand_devices_is_7_mib() {
+        let mut history = History::default();
+        for second in 0..2_000_u32 {
+            history.push(u64::from(second) * STEP, Some(second.into()));
+            assert!(history.points.capacity() <= POINTS);
+        }
+        assert_eq!(size_of::<Point>() * POINTS, 7_200);
     }
 
     #[test]

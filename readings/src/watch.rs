@@ -1,28 +1,23 @@
 //! One device, as its broker watches it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use akri_http_broker::client::cause;
 use akri_proto::http::{
     Failure, ReadSensorResponse, WatchSensorRequest, WatchSensorResponse,
     watch_sensor_response::Outcome as Message,
 };
+use backon::ExponentialBackoff;
 use prost_types::Timestamp;
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-use tonic::{
-    Code, Status, Streaming,
-    client::Grpc,
-    codec::{BufferSettings, Codec},
-    codegen::http::uri::PathAndQuery,
-};
-use tonic_prost::ProstCodec;
+use tonic::{Code, Status};
 
 use crate::{
-    broker::{ANSWER, origin, pauses},
-    connection::Connection,
+    broker::{ANSWER, pauses},
+    connection::{Answer, Connection},
     devices::Devices,
     row::Outcome,
 };
@@ -30,10 +25,7 @@ use crate::{
 /// The longest reading, in bytes. The page shows 256 characters of it.
 const MAX_READING: usize = 64 * 1024;
 
-/// What is set aside for a reading, in bytes; a longer one gets more.
-const READING: usize = 512;
-
-const METHOD: &str = "/http.DeviceService/WatchSensor";
+const WATCH_SENSOR: &str = "/http.DeviceService/WatchSensor";
 
 /// How long a watch may be silent, besides twice its interval.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -50,57 +42,54 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// For ever: a watch that ends begins again.
-    pub(crate) async fn run(self) {
+    /// As long as the connection is open: a watch that ends begins again.
+    pub(crate) async fn run(&self) {
         let mut pauses_left = pauses();
         loop {
-            let why = match self.begin().await {
-                Ok(mut readings) => loop {
-                    match self.next(&mut readings).await {
-                        Ok(outcome) => {
-                            pauses_left = pauses();
-                            self.devices.read(self.broker, &self.name, outcome);
-                        }
-                        Err(why) => break why,
-                    }
-                },
-                Err(why) => why,
-            };
+            let Err(why) = self.once(&mut pauses_left).await;
             let failure = Outcome::Failure { why, since: None };
             self.devices.read(self.broker, &self.name, failure);
             self.doubt.notify_one();
+            if !self.connection.is_open() {
+                return;
+            }
             sleep(pauses_left.next().unwrap_or(SILENCE)).await;
         }
     }
 
-    async fn begin(&self) -> Result<Streaming<WatchSensorResponse>, String> {
-        let request = WatchSensorRequest {
-            name: "/".into(),
-            endpoint: self.name.to_string(),
-            interval: self.interval.try_into().ok(),
-            min_change: None,
-        };
-        let grpc = Grpc::with_origin(self.connection.clone(), origin(self.broker));
-        let mut grpc = grpc.max_decoding_message_size(MAX_READING);
-        let beginning = async {
-            grpc.ready()
-                .await
-                .map_err(|error| Status::from_error(error.into()))?;
-            let request = tonic::Request::new(request);
-            grpc.server_streaming(request, PathAndQuery::from_static(METHOD), Small)
-                .await
-        };
+    /// Ends with the reason why it does.
+    async fn once(&self, pauses_left: &mut ExponentialBackoff) -> Result<Infallible, String> {
+        let mut readings = self.begin().await?;
+        loop {
+            let outcome = self.next(&mut readings).await?;
+            *pauses_left = pauses();
+            self.devices.read(self.broker, &self.name, outcome);
+        }
+    }
+
+    async fn begin(&self) -> Result<Answer, String> {
         // On the heap, since it is large, and only for a moment.
-        match timeout(ANSWER, Box::pin(beginning)).await {
-            Ok(begun) => begun.map(tonic::Response::into_inner).map_err(why),
+        let beginning = Box::pin(async {
+            let request = WatchSensorRequest {
+                name: "/".into(),
+                endpoint: self.name.to_string(),
+                interval: self.interval.try_into().ok(),
+                min_change: None,
+            };
+            self.connection
+                .call(WATCH_SENSOR, &request, MAX_READING)
+                .await
+        });
+        match timeout(ANSWER, beginning).await {
+            Ok(begun) => begun.map_err(why),
             Err(_) => Err(format!("the broker began no watch within {ANSWER:?}")),
         }
     }
 
-    async fn next(&self, readings: &mut Streaming<WatchSensorResponse>) -> Result<Outcome, String> {
+    async fn next(&self, readings: &mut Answer) -> Result<Outcome, String> {
         let patience = self.interval * 2 + SILENCE;
         loop {
-            match timeout(patience, readings.message()).await {
+            match timeout(patience, readings.next::<WatchSensorResponse>()).await {
                 Err(_) => return Err(format!("the broker has said nothing for {patience:?}")),
                 Ok(Err(status)) => return Err(why(status)),
                 Ok(Ok(None)) => return Err("the broker ended the watch".into()),
@@ -111,26 +100,6 @@ impl Watch {
                 },
             }
         }
-    }
-}
-
-/// As the generated client has it, but with buffers as large as a reading.
-struct Small;
-
-type Prost = ProstCodec<WatchSensorRequest, WatchSensorResponse>;
-
-impl Codec for Small {
-    type Encode = <Prost as Codec>::Encode;
-    type Decode = <Prost as Codec>::Decode;
-    type Encoder = <Prost as Codec>::Encoder;
-    type Decoder = <Prost as Codec>::Decoder;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        Prost::raw_encoder(BufferSettings::new(READING, MAX_READING))
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        Prost::raw_decoder(BufferSettings::new(READING, MAX_READING))
     }
 }
 

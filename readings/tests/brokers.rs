@@ -11,6 +11,11 @@ mod support;
 
 use serde_json::Value;
 use support::{Broker, Page};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 
 #[tokio::test]
 async fn every_device_of_every_broker_is_on_the_page_with_its_newest_value() {
@@ -164,4 +169,37 @@ async fn a_watch_that_ends_begins_again_and_a_device_that_is_not_listed_any_more
     })
     .await;
     assert_eq!(page.json().await["brokers"]["answering"], 1);
+}
+
+#[tokio::test]
+async fn when_one_of_several_connections_to_a_broker_ends_its_devices_go_on_with_another() {
+    // More than one connection is for.
+    let names: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let broker = Broker::start(&names).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (proxy, behind) = (listener.local_addr().unwrap(), broker.address);
+    let (opened, mut connections) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut page, _) = listener.accept().await.unwrap();
+            let passing = tokio::spawn(async move {
+                let mut broker = TcpStream::connect(behind).await.unwrap();
+                let _ = copy_bidirectional(&mut page, &mut broker).await;
+            });
+            let _ = opened.send(passing);
+        }
+    });
+    let page = Page::start().await;
+    page.brokers
+        .send_modify(|brokers| drop(brokers.insert(proxy, proxy.to_string())));
+    let all_have = |devices: &[Value], value: &str| {
+        devices.len() == 100 && devices.iter().all(|device| device["value"] == value)
+    };
+    page.until("all devices", |devices| all_have(devices, "0"))
+        .await;
+    connections.recv().await.unwrap().abort();
+    names.iter().for_each(|name| broker.give(name, Ok("1")));
+    page.until("all of them again", |devices| all_have(devices, "1"))
+        .await;
 }

@@ -89,8 +89,9 @@ fn only_the_handler_is_root() {
 
 #[test]
 fn every_member_is_in_the_build_context() {
-    let members = workspace("members");
+    let members = workspace("default-members");
     let needed = quoted(&members)
+        .filter(|member| *member != ".")
         .chain(["Cargo.toml", "Cargo.lock", "src"])
         .chain(["Dockerfiles/stand-ins", "Dockerfiles/toolchain"])
         .chain(["discovery/tests/start.rs"]);

@@ -1,33 +1,7 @@
 //! Everything between a discovery handler and Akri's Agent, for any protocol.
 //!
-//! A handler says what to look for and finds it: that is [`DiscoveryHandler`]. [`start`] and [`run`] do the rest, in this order:
-//!
-//! 1. [`Settings`]: the directory, the name, where to be served;
-//! 2. `own_socket`: the handler's own socket, or TCP on `POD_IP`; `directory`: which may come late and be replaced;
-//! 3. `registration`: tells the Agent about the handler, and again when the Agent may have forgotten it; `agent`: when that is;
-//! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
-//! 5. `poll`: equal requests share one `poller`, which knows when to ask the handler; `saved`: the last list of a process that is
-//!    no more;
-//! 6. [`Devices`]: what the handler found, [`Collected`] where it is more than ids; `taken`: what becomes of it; `list`: the same,
-//!    sorted, encoded once, and compared with the last one;
-//!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart; `news`: what the log says of
-//!    it; `observed`: what probes and Prometheus see.
-//!
-//! "Rule N" is a rule of Akri's Agent, see `docs/akri-agent.md`.
-//!
-//! # What a handler can rely on
-//!
-//! - An error of [`DiscoveryHandler::discover`] keeps the last list and the stream: no device is lost by it. It is logged when
-//!   it begins, changes and ends, and the next try comes after 1 s, 2 s, 4 s and so on, up to the interval.
-//! - A device that is missing from a list is kept for [`Times::grace`], and one that comes back within it costs no message.
-//! - Equal requests share a poller, whatever number of streams they have. A poller ends with its last stream.
-//! - Polls of many nodes do not fall into step: each delay varies by 10 %.
-//! - The Agent gets a message only when the list has changed (rule 9), at most one a second, apart from the first list of a
-//!   stream, which it gets three times in the first minute (rule 19). It never gets more than it accepts (rule 11).
-//! - Several handlers of one name on a node take over from each other: each has a socket of its own (rule 4).
-//! - All four parts of a device reach the Agent: id, properties, mounts and device specs.
-//!
-//! # A handler
+//! A handler says what to look for and finds it: that is [`DiscoveryHandler`]. [`start`] and [`run`] do the rest. "Rule N" is a
+//! rule of Akri's Agent, see `docs/akri-agent.md`.
 //!
 //! This one finds the files of a directory, in all of its code:
 //!
@@ -71,6 +45,33 @@
 //!
 //! `examples/` has one of each kind: `dns_sd` asks a DNS server, `files` is told by the kernel. `docs/write-a-handler.md` goes
 //! from a generated project to a broker that reads, and akri-stub-agent is what to test a handler with.
+//!
+//! # What a handler can rely on
+//!
+//! - An error of [`DiscoveryHandler::discover`] keeps the last list and the stream: no device is lost by it. It is logged when
+//!   it begins, changes and ends, and the next try comes after 1 s, 2 s, 4 s and so on, up to the interval.
+//! - A device that is missing from a list is kept for [`Times::grace`], and one that comes back within it costs no message.
+//! - Equal requests share a poller, whatever number of streams they have. A poller ends with its last stream.
+//! - Polls of many nodes do not fall into step: each delay varies by 10 %.
+//! - The Agent gets a message only when the list has changed (rule 9), at most one a second, apart from the first list of a
+//!   stream, which it gets three times in the first minute (rule 19). It never gets more than it accepts (rule 11).
+//! - Several handlers of one name on a node take over from each other: each has a socket of its own (rule 4).
+//! - All four parts of a device reach the Agent: id, properties, mounts and device specs.
+//!
+//! # How it is made
+//!
+//! [`start`] and [`run`] do it in this order:
+//!
+//! 1. [`Settings`]: the directory, the name, where to be served;
+//! 2. `own_socket`: the handler's own socket, or TCP on `POD_IP`; `directory`: which may come late and be replaced;
+//! 3. `registration`: tells the Agent about the handler, and again when the Agent may have forgotten it; `agent`: when that is;
+//! 4. `service`: the Agent's Discover requests, bounded, and the streams that answer them; `streams`: what goes into one;
+//! 5. `poll`: equal requests share one `poller`, which knows when to ask the handler; `saved`: the last list of a process that is
+//!    no more;
+//! 6. [`Devices`]: what the handler found, [`Collected`] where it is more than ids; `taken`: what becomes of it; `list`: the same,
+//!    sorted, encoded once, and compared with the last one;
+//!    `grace`: devices that are missing and kept; `collisions`: devices that Akri cannot tell apart; `news`: what the log says of
+//!    it; `observed`: what probes and Prometheus see.
 
 mod agent;
 mod collected;
@@ -165,14 +166,14 @@ pub trait DiscoveryHandler: Send + Sync + 'static {
     /// after 1 s, 2 s, 4 s and so on, up to the interval.
     async fn discover(&self, request: &Self::Request, found: &Found<'_>) -> anyhow::Result<()>;
 
-    /// The times for `request`, where it has its own; by default those of the [`Settings`].
+    /// The times for `request`, where it has its own; by default those of the [`Settings`], which may be changed field by field.
     fn times(&self, _request: &Self::Request, settings: Times) -> Times {
         settings
     }
 
     /// Feeds what decides which devices there are: a saved list goes by it. By default that is all of the request. What says
-    /// only how often and how patiently one asks is better left out, so that a change of it finds the list. The bytes shall
-    /// be the same in each version.
+    /// only how often and how patiently one asks is better left out, so that a change of it finds the list. Where a version of
+    /// the handler feeds other bytes than the one before, it does not find that one's lists, and that is all.
     fn identify(&self, request: &Self::Request, mut list: &mut dyn Hasher) {
         request.hash(&mut list);
     }

@@ -32,8 +32,8 @@ const TIMEOUTS: RangeInclusive<Duration> =
 const MAX_AGES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Where a handler is served, under which name, and how often it polls unless a Configuration says otherwise. To be
-/// flattened into a handler's own settings, which give `discovery_handler_name` its default.
+/// Where a handler is served, under which name, and how often it polls unless a Configuration says otherwise. [`start`](crate::start)
+/// reads them beside a handler's own.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -89,7 +89,7 @@ pub struct Settings {
 pub struct PodIp(pub Option<IpAddr>);
 
 impl Settings {
-    /// The defaults for a handler of this name in this directory, whatever the environment says: for tests and demos.
+    /// The defaults for a handler of this name in this directory, whatever the environment says, and shared: for tests and demos.
     pub fn in_directory(directory: &Path, name: &str) -> Self {
         Self {
             discovery_handlers_directory: directory.to_path_buf(),

@@ -11,7 +11,7 @@ use crate::Settings;
 /// one thread until it ends, which will be [`run`](crate::run) after whatever the handler needs first. SIGTERM and SIGINT make
 /// [`Shutdown`] ready, a second one ends the process.
 ///
-/// `Own` are settings that only this handler has; `()` where there are none. `name` is the one under which Configurations ask
+/// `Own` are settings that only this handler has, and its documentation is what `--help` begins with; `()` where there are none. `name` is the one under which Configurations ask
 /// for the handler, and `shared` says whether other nodes can see the same devices: both are defaults, of
 /// `DISCOVERY_HANDLER_NAME` and `SHARED`.
 ///
@@ -29,6 +29,7 @@ where
     let shared = if shared { "true" } else { "false" };
     let command = Settings::augment_args(Command::new(name))
         .about("A discovery handler for Akri")
+        .long_about(None)
         .mut_arg("discovery_handler_name", |it| it.default_value(name))
         .mut_arg("shared", |it| it.default_value(shared));
     let settings = (Own::augment_args(command).try_get_matches()).and_then(|found| {

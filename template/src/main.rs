@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use akri_discovery::{run, start};
+
 use {{crate_name}}::Handler;
 
 fn main() -> ExitCode {

@@ -20,7 +20,8 @@ async fn a_device_becomes_an_instance_that_outlives_an_update() {
     });
     let agent = agent.await.unwrap();
 
-    let settings = Settings::in_directory(directory.path(), "{{handler_name}}");
+    let mut settings = Settings::in_directory(directory.path(), "{{handler_name}}");
+    settings.shared = {{shared}};
     let handler = tokio::spawn(run(Handler, settings.clone(), pending()));
     let found = agent.wait_for(|state| state.instances.len() == 1, SOON);
     let instances = found.await.unwrap().instances;

@@ -101,7 +101,8 @@ handler=app.kubernetes.io/component=discovery-handler
 noticed() { handler_says "$1" || fail "the handler's log does not say: $1"; }
 
 handler_says() {
-  k logs --selector "$handler" --all-containers --since "$((SECONDS - started + 2))s" --tail -1 2>/dev/null | grep -q -e "$1"
+  # Not grep -q: it would end before kubectl has written what several handlers say, and pipefail takes that for a failure.
+  k logs --selector "$handler" --all-containers --since "$((SECONDS - started + 2))s" --tail -1 2>/dev/null | grep -e "$1" >/dev/null
 }
 
 # asked_again: the Agent has asked for devices since `before`. Only then it deletes what it knew of an earlier stream, which can be
@@ -113,10 +114,12 @@ roll_out() {
   k rollout status daemonset --selector "$handler" --timeout "${PATIENCE}s" >/dev/null || fail "the rollout does not end"
 }
 
-# kill_9 CONTAINER: kills the process of the first handler Pod's container, and waits until Kubernetes has started it again.
+# kill_9 CONTAINER: kills the process of the container in the node's handler Pod, and waits until Kubernetes has started it again.
 kill_9() {
-  local pod container restarts before
-  pod=$(k get pods --selector "$handler" --output jsonpath='{.items[0].metadata.name}')
+  local node pod container restarts before
+  on_node true
+  node=$(k get pod node --output jsonpath='{.spec.nodeName}')
+  pod=$(k get pods --selector "$handler" --field-selector "spec.nodeName=$node" --output jsonpath='{.items[0].metadata.name}')
   restarts="{.status.containerStatuses[?(@.name==\"$1\")].restartCount}"
   container=$(k get pod "$pod" --output "jsonpath={.status.containerStatuses[?(@.name==\"$1\")].containerID}")
   before=$(k get pod "$pod" --output "jsonpath=$restarts")
@@ -131,8 +134,8 @@ kill_9() {
 
 # ---- The node
 
-# on_node COMMAND: runs it by `sh -c` as root on the first handler's node, with that node's processes in sight, and the directory
-# of the Agent's sockets at /sockets.
+# on_node COMMAND: runs it by `sh -c` as root on a node with a handler, always the same, with that node's processes in sight, and the
+# directory of the Agent's sockets at /sockets.
 on_node() {
   node_pod || skip "no privileged Pod with hostPID runs here ($(tail -n 1 "$work/node.log" | cut -c1-160))"
   k exec node -- sh -c "$1"

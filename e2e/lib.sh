@@ -97,10 +97,11 @@ instances() {
     awk -v wanted="${1:-$RELEASE}" '$1 == wanted { print $2, $3, $4 }' | sort
 }
 
-# brokers [CONFIGURATION [NAMESPACE]]: name, uid with the restarts of the container, and readiness of each broker Pod.
+# brokers [CONFIGURATION [NAMESPACE]]: name, uid with the restarts of the container, and readiness of each broker Pod. Pods without a
+# node do not count: on several nodes, Akri makes more Pods than may run, and the others wait.
 brokers() {
   kubectl get pods --namespace "${2:-$NAMESPACE}" --selector "akri.sh/configuration=${1:-$RELEASE}" --output go-template='{{
-    range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{.metadata.uid}}{{range .status.containerStatuses}}/{{
+    range .items}}{{if and .spec.nodeName (not .metadata.deletionTimestamp)}}{{.metadata.name}} {{.metadata.uid}}{{range .status.containerStatuses}}/{{
     .restartCount}}{{end}} {{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}{{"\n"}}{{end}}{{end}}' | sort
 }
 

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use akri_discovery::{Device, DiscoveryHandler, Found, Properties, run, start};
-use anyhow::Context;
+use anyhow::{Context, Result};
 use hickory_resolver::{TokioResolver, proto::rr};
 use rr::{Name, RecordData, RecordType, rdata};
 
@@ -18,39 +18,38 @@ impl DiscoveryHandler for DnsSd {
     /// `_http._tcp` of the domain.
     type Request = Name;
 
-    fn request(&self, details: &str, _: &Properties) -> anyhow::Result<Name> {
+    fn request(&self, details: &str, _: &Properties) -> Result<Name> {
         let services = format!("_http._tcp.{}.", details.trim_end_matches('.'));
         Name::from_utf8(services).context("discoveryDetails must be a domain, such as example.com")
     }
 
-    async fn discover(&self, services: &Name, found: &Found<'_>) -> anyhow::Result<()> {
+    async fn discover(&self, services: &Name, found: &Found<'_>) -> Result<()> {
         let mut devices = Vec::new();
-        for rdata::PTR(service) in self.records(services, RecordType::PTR).await? {
-            let servers = self.records(&service, RecordType::SRV).await?;
-            let texts = self.records(&service, RecordType::TXT).await?;
-            devices.extend(device(service, &servers, &texts));
+        for rdata::PTR(service) in records(&self.0, services, RecordType::PTR).await? {
+            let servers = records(&self.0, &service, RecordType::SRV).await?;
+            let texts = records(&self.0, &service, RecordType::TXT).await?;
+            devices.extend(device(service, servers, &texts));
         }
         found.all(devices)
     }
 }
 
-impl DnsSd {
-    /// That there are none is no error, unlike a server that cannot say.
-    async fn records<T: RecordData>(&self, of: &Name, is: RecordType) -> anyhow::Result<Vec<T>> {
-        let answers = match self.0.lookup(of.clone(), is).await {
-            Ok(found) => found.answers().to_vec(),
-            Err(error) if error.is_no_records_found() => Vec::new(),
-            Err(error) => return Err(error).context(format!("looking up {is} of {of}")),
-        };
-        let records = answers.iter().map(|it| T::try_borrow(&it.data).cloned());
-        Ok(records.flatten().collect())
-    }
+/// In one order, whatever the server's. That there are none is no error, unlike a server that cannot say.
+async fn records<T: RecordData>(dns: &TokioResolver, of: &Name, is: RecordType) -> Result<Vec<T>> {
+    let mut answers = match dns.lookup(of.clone(), is).await {
+        Ok(found) => found.answers().to_vec(),
+        Err(error) if error.is_no_records_found() => Vec::new(),
+        Err(error) => return Err(error).context(format!("looking up {is} of {of}")),
+    };
+    answers.sort_by_key(|it| it.data.to_string());
+    let records = answers.iter().map(|it| T::try_borrow(&it.data).cloned());
+    Ok(records.flatten().collect())
 }
 
-/// None where the service has just gone.
-fn device(service: Name, servers: &[rdata::SRV], texts: &[rdata::TXT]) -> Option<Device> {
-    // Answers have any order, and a device shall be the same each time.
-    let rdata::SRV { target, port, .. } = servers.iter().min_by_key(|srv| srv.to_string())?;
+/// None where the service has just gone, or says that it has no server, by the root as its target.
+fn device(service: Name, servers: Vec<rdata::SRV>, texts: &[rdata::TXT]) -> Option<Device> {
+    let servers = servers.into_iter().filter(|srv| !srv.target.is_root());
+    let rdata::SRV { target, port, .. } = servers.min_by_key(|srv| srv.priority)?;
     let endpoint = format!("http://{}:{port}", target.to_ascii().trim_end_matches('.'));
     let mut device = Device::new(service.to_ascii());
     // Of a key that is there twice, the first counts. The prefix keeps `PATH` and the like as they are.

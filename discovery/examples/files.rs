@@ -3,7 +3,7 @@
 //! `discoveryDetails` are the directory's absolute path, such as `/dev/serial/by-id`. A broker gets its file by the same path, a
 //! device node as a device spec and any other file as a mount, and is told that path as `FILE`.
 
-use std::{fs::FileType, os::unix::fs::FileTypeExt, process::ExitCode};
+use std::{fs::FileType, io::ErrorKind, os::unix::fs::FileTypeExt, process::ExitCode};
 
 use akri_discovery::{Device, DiscoveryHandler, Found, Properties, run, start};
 use anyhow::{Context, ensure};
@@ -19,8 +19,7 @@ impl DiscoveryHandler for Files {
     type Request = String;
 
     fn request(&self, details: &str, _: &Properties) -> anyhow::Result<String> {
-        let absolute = details.starts_with('/');
-        ensure!(absolute, "discoveryDetails must be an absolute path");
+        ensure!(details.starts_with('/'), "expected an absolute path");
         Ok(details.to_owned())
     }
 
@@ -28,15 +27,18 @@ impl DiscoveryHandler for Files {
         let inotify = Inotify::init()?;
         let changes = WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE;
         let ends = WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
-        let watched = inotify.watches().add(directory, changes | ends);
-        watched.context("watching the directory")?;
+        match inotify.watches().add(directory, changes | ends) {
+            // As udev removes /dev/serial/by-id with the last link in it.
+            Err(error) if error.kind() == ErrorKind::NotFound => return found.all(vec![]),
+            watched => watched.context("watching the directory")?,
+        };
         let mut events = inotify.into_event_stream([0; 4096])?;
         // What changes while the directory is read has an event that waits.
         loop {
             found.all(devices(directory).await?)?;
             let event = events.next().await.context("no more events")??;
-            // The library calls again, and the watch is on what has this path then.
-            ensure!(event.name.is_some(), "the directory was removed or moved");
+            // An error, because the library soon calls again, and then watches what has this path.
+            ensure!(event.name.is_some(), "the watch has ended");
         }
     }
 }
@@ -46,11 +48,10 @@ async fn devices(directory: &str) -> anyhow::Result<Vec<Device>> {
     let mut devices = Vec::new();
     while let Some(entry) = entries.next_entry().await? {
         // One that is gone again, or has a name that protobuf cannot hold, is no device.
-        let (path, metadata) = (entry.path(), tokio::fs::metadata(entry.path()).await);
-        match (path.to_str(), metadata.map(|it| it.file_type())) {
-            (Some(path), Ok(kind)) if !kind.is_dir() => devices.push(device(path, kind)),
-            _ => {}
-        }
+        let path = entry.path();
+        let kind = tokio::fs::metadata(&path).await.map(|it| it.file_type());
+        let kind = kind.ok().filter(|kind| !kind.is_dir());
+        devices.extend(path.to_str().zip(kind).map(|(id, kind)| device(id, kind)));
     }
     Ok(devices)
 }

@@ -184,15 +184,17 @@ pub trait DiscoveryHandler: Send + Sync + 'static {
     }
 }
 
-/// How often, how patiently, and how soon a device is given up.
+/// How often, how patiently, and how soon a device is given up. A time out of its bounds counts as the next one within.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Times {
-    /// From one poll to the next, `POLL_INTERVAL`.
+    /// From one poll to the next, and the longest wait after a failure, `POLL_INTERVAL`; 100 ms to 24 h. A handler that is told
+    /// has a short one, so that it is soon listening again.
     pub interval: Duration,
-    /// For one poll as a whole, `POLL_TIMEOUT`. A handler that is told has it for its first list.
+    /// For one poll as a whole, `POLL_TIMEOUT`; 100 ms to 10 min. A handler that is told has it for its first list.
     pub timeout: Duration,
-    /// How long a device is kept that is missing from every list, `GRACE`; not at all at zero.
+    /// How long a device is kept that is missing from every list, `GRACE`; 0 s, which is not at all, to 24 h. It is given up at
+    /// the next poll, or up to a minute late where the handler is told.
     pub grace: Duration,
 }
 

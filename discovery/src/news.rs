@@ -1,8 +1,11 @@
 //! What the log says about the lists of a request.
 
-use std::time::Duration;
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
-use akri_daemon::LineBudget;
+use akri_daemon::{LineBudget, one_line};
 use log::{Level, log};
 
 use crate::{
@@ -18,10 +21,20 @@ const NAMED: usize = 3;
 /// How many collisions are warned of at once.
 const COLLISIONS_NAMED: usize = 2;
 
+/// A request as the log calls it: in one line, whatever it was made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Called<'a>(pub &'a (dyn Display + Sync));
+
+impl Display for Called<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&self.0.to_string()))
+    }
+}
+
 pub(crate) struct News<'a, H: DiscoveryHandler> {
     handler: &'a H,
     shared: bool,
-    request: &'a H::Request,
+    request: Called<'a>,
     /// Bounded, since somebody else makes the lists.
     lines: LineBudget,
     /// Those that were warned of.
@@ -34,7 +47,7 @@ impl<'a, H: DiscoveryHandler> News<'a, H> {
         Self {
             handler,
             shared,
-            request,
+            request: Called(request),
             lines,
             collisions: Vec::new(),
         }

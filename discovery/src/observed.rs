@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use akri_daemon::{Loops, one_line};
+use akri_daemon::Loops;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet},
@@ -146,7 +146,7 @@ impl Observed {
 
     /// For a request, as the log calls it.
     pub fn report(self: &Arc<Self>, request: &str) -> Report {
-        let shown = one_line(request);
+        let shown = request.to_owned();
         let mut requests = lock(&self.requests);
         // Several may look alike without their secrets.
         let alike = (2..).map(|n| format!("{shown}#{n}"));

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     DiscoveryHandler, Times,
     list::DeviceList,
+    news::Called,
     observed::Observed,
-    poller::{FIRST_RETRY, Poller},
+    poller::{FIRST_RETRY, MOST, Poller},
     saved::Saved,
     settings::Settings,
     streams::PeerLog,
@@ -70,7 +71,7 @@ impl<H: DiscoveryHandler> Pollers<H> {
 
     /// For this request.
     pub fn times(&self, request: &H::Request) -> Times {
-        self.handler.times(request, self.times)
+        self.handler.times(request, self.times).bounded()
     }
 
     pub fn saved(&self) -> Option<&Arc<Saved>> {
@@ -100,10 +101,10 @@ impl<H: DiscoveryHandler> Pollers<H> {
 
     /// A handler that panics is a bug, and no reason to leave its streams without a poller.
     async fn keep_running(self: Arc<Self>, request: H::Request, lists: watch::Sender<List>) {
-        let mut outage = Outage::new(module_path!(), request.to_string());
+        let mut outage = Outage::new(module_path!(), Called(&request).to_string());
         while let Err(bug) = tokio::spawn(self.clone().run(request.clone(), lists.clone())).await {
             outage.failed(bug, "this is a bug; the poller is started again");
-            sleep(self.times(&request).interval.max(FIRST_RETRY)).await;
+            sleep(self.times(&request).interval.clamp(FIRST_RETRY, MOST)).await;
         }
     }
 
@@ -111,9 +112,10 @@ impl<H: DiscoveryHandler> Pollers<H> {
         let Times {
             interval, timeout, ..
         } = self.times(&request);
+        let called = Called(&request);
         let told = self.log.say(
             Level::Info,
-            format_args!("{request}: polling every {interval:?}, each poll within {timeout:?}"),
+            format_args!("{called}: polling every {interval:?}, each poll within {timeout:?}"),
         );
         // Of many requests that come and go, those that are not told of shall not fill the log by what they bring.
         let budget = || match told {
@@ -137,7 +139,7 @@ impl<H: DiscoveryHandler> Pollers<H> {
             }
         }
         self.log
-            .say(Level::Info, format_args!("{request}: polling ended"));
+            .say(Level::Info, format_args!("{called}: polling ended"));
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<H::Request, watch::Sender<List>>> {

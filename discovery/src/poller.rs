@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     DiscoveryHandler, Found, Times,
+    news::Called,
     poll::{List, Pollers},
     saved::Loading,
     taken::Taken,
@@ -30,6 +31,10 @@ const FIRST_POLL: Duration = Duration::from_secs(1);
 
 /// How long the first poll waits for a saved list, which may come later still.
 const LOAD: Duration = Duration::from_secs(5);
+
+/// How often it is looked at least at what a handler that is told has said last, and how late one may be asked for the first time:
+/// it has an interval that says nothing of when it tells something.
+pub(crate) const MOST: Duration = Duration::from_secs(60);
 
 /// How far from its time a poll may be, as a part of the delay: a cluster's nodes shall not ask in step.
 const JITTER: f64 = 0.1;
@@ -82,7 +87,7 @@ impl<'a, H: DiscoveryHandler> Poller<'a, H> {
         lists: &'a watch::Sender<List>,
         budget: impl Fn() -> LineBudget,
     ) -> Self {
-        let name = request.to_string();
+        let name = Called(request).to_string();
         let loading = pollers.saved().map(|saved| {
             let path = saved.path(|list| pollers.handler().identify(request, list));
             saved.load(path, &name, pollers.log())
@@ -100,10 +105,12 @@ impl<'a, H: DiscoveryHandler> Poller<'a, H> {
     pub async fn poll(&mut self) {
         let loops = &self.pollers.observed().loops;
         let interval = self.times.interval;
-        let turning = loops.begin(format!("polling {}", self.request));
+        let turning = loops.begin(format!("polling {}", Called(self.request)));
         let age = self.begin().await;
         let spread = (interval / 10).min(FIRST_POLL);
-        let due_in = age.map_or(spread, |age| interval.saturating_sub(age).max(spread));
+        let due_in = age.map_or(spread, |age| {
+            interval.saturating_sub(age).min(MOST).max(spread)
+        });
         turning.turns(due_in);
         sleep(due_in.mul_f64(fastrand::f64())).await;
         let mut schedule = Schedule::new(interval);
@@ -125,8 +132,15 @@ impl<'a, H: DiscoveryHandler> Poller<'a, H> {
     /// Asks the handler once, which takes as long as it has something to tell.
     async fn discover(&self, turning: &Loop, schedule: &mut Schedule) -> anyhow::Result<()> {
         let Times {
-            interval, timeout, ..
+            interval,
+            timeout,
+            grace,
         } = self.times;
+        // What is missing is given up on time, and the saved list stays young.
+        let again = match grace {
+            Duration::ZERO => interval.min(MOST),
+            grace => interval.min(MOST).min(grace.max(FIRST_RETRY)),
+        };
         self.taken().begins();
         let take = |devices| self.taken().take(devices);
         let found = Found(&take);
@@ -141,7 +155,7 @@ impl<'a, H: DiscoveryHandler> Poller<'a, H> {
             }
             self.taken().same()?;
             *schedule = Schedule::new(interval);
-            within = interval;
+            within = again;
         }
     }
 
@@ -154,7 +168,7 @@ impl<'a, H: DiscoveryHandler> Poller<'a, H> {
         }
         let age = self.load(LOAD).await;
         if self.loading.is_some() {
-            let request = self.request;
+            let request = Called(self.request);
             self.taken().line(
                 Level::Warn,
                 format_args!(

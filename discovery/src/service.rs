@@ -24,6 +24,7 @@ use tonic::{Status, body::Body, codegen::BoxFuture, metadata::GRPC_CONTENT_TYPE}
 
 use crate::{
     DiscoveryHandler, Properties,
+    news::Called,
     poll::{Lists, Pollers},
     streams::{OpenStream, PeerLog, messages},
 };
@@ -164,7 +165,7 @@ impl<H: DiscoveryHandler> Inner<H> {
         let request = (self.pollers.handler().request(details, &properties))
             .map_err(|error| Status::invalid_argument(format!("{error:#}")))?;
         let open = OpenStream::new(
-            request.to_string(),
+            Called(&request).to_string(),
             MAX_STREAMS,
             self.pollers.observed(),
             self.log(),

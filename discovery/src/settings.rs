@@ -92,7 +92,9 @@ impl Settings {
     /// The defaults for a handler of this name in this directory, whatever the environment says, and shared: for tests and demos.
     pub fn in_directory(directory: &Path, name: &str) -> Self {
         Self {
-            discovery_handlers_directory: directory.to_path_buf(),
+            // The Agent dials the own socket by this path, so it has to be a whole one. Where there is no working directory, it is not.
+            discovery_handlers_directory: std::path::absolute(directory)
+                .unwrap_or_else(|_| directory.to_path_buf()),
             discovery_handler_name: name.into(),
             shared: true,
             pod_ip: PodIp(None),
@@ -154,8 +156,20 @@ impl Settings {
         }
     }
 
-    /// What needs more than one value to be checked.
+    /// What clap has not checked: what needs more than one value, and all values of settings that were made without it.
     pub(crate) fn check(&self) -> Result<(), BadSetting> {
+        name(&self.discovery_handler_name).map_err(|rule| {
+            BadSetting(format!(
+                "DISCOVERY_HANDLER_NAME '{}' {rule}",
+                self.discovery_handler_name.escape_debug()
+            ))
+        })?;
+        if self.times() != self.times().bounded() {
+            return Err(BadSetting(format!(
+                "POLL_INTERVAL, POLL_TIMEOUT or GRACE is out of its bounds: {:?}",
+                self.times()
+            )));
+        }
         for path in self.own_sockets().into_iter().chain([self.agent_socket()]) {
             let bytes = path.as_os_str().len();
             if bytes > MAX_SOCKET_PATH {
@@ -173,6 +187,17 @@ impl Settings {
             }
         }
         Ok(())
+    }
+}
+
+impl Times {
+    /// These, each within its bounds.
+    pub(crate) fn bounded(self) -> Self {
+        Self {
+            interval: self.interval.clamp(*INTERVALS.start(), *INTERVALS.end()),
+            timeout: self.timeout.clamp(*TIMEOUTS.start(), *TIMEOUTS.end()),
+            grace: self.grace.min(*INTERVALS.end()),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     Devices, DiscoveryHandler,
     grace::Missing,
     list::DeviceList,
-    news::News,
+    news::{Called, News},
     observed::{Observed, Report, Shown},
     poll::{List, Pollers},
     saved::Saver,
@@ -44,7 +44,7 @@ impl<'a, H: DiscoveryHandler> Taken<'a, H> {
         budget: impl Fn() -> LineBudget,
     ) -> Self {
         let (handler, observed) = (pollers.handler(), pollers.observed());
-        let name = request.to_string();
+        let name = Called(request).to_string();
         let report = observed.report(&name);
         report.update(|polled| polled.loading = pollers.saved().is_some());
         let saver = pollers.saved().map(|saved| {

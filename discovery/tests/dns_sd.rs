@@ -128,7 +128,7 @@ fn answer(query: &Message, zone: &Zone) -> Message {
 /// As bytes, since the name of a service may have any.
 fn name(text: &str) -> Name {
     let text = text.replace("\\040", " ");
-    let labels = text.trim_end_matches('.').split('.');
+    let labels = text.split('.').filter(|label| !label.is_empty());
     Name::from_labels(labels.map(str::as_bytes)).unwrap()
 }
 
@@ -151,7 +151,7 @@ fn text(id: &str, pairs: &[&str]) -> Record {
 }
 
 fn boiler() -> Vec<Record> {
-    let pairs = ["path=/sensor", "site=north=1", "flag", "site=south", "=x"];
+    let pairs = ["path=/sensor", "site=north=1", "flag", "site=south"];
     vec![
         service(BOILER),
         server(BOILER, 0, "boiler.example.com."),
@@ -180,7 +180,6 @@ async fn a_service_is_a_device_while_it_is_listed() {
             "AKRI_HTTP_DEVICE_ENDPOINT",
             "http://boiler.example.com:8080",
         ),
-        ("TXT_", "x"),
         ("TXT_path", "/sensor"),
         ("TXT_site", "north=1"),
     ];
@@ -197,22 +196,30 @@ async fn a_service_is_a_device_while_it_is_listed() {
 
 #[tokio::test]
 async fn a_service_without_a_server_is_none_and_hides_no_other_one() {
-    let server = Server::start([vec![service(PUMP)], boiler()].concat()).await;
+    // RFC 2782: the root as a target says that there is none.
+    let nowhere = vec![
+        service("fan._http._tcp.example.com."),
+        server("fan._http._tcp.example.com.", 0, "."),
+    ];
+    let server = Server::start([vec![service(PUMP)], nowhere, boiler()].concat()).await;
     let (node, _handler) = node(&server).await;
     node.has(&[BOILER]).await;
 }
 
 #[tokio::test]
 async fn rule_10_servers_in_any_order_are_the_same_device() {
-    let one = server(PUMP, 1, "one.example.com.");
-    let other = server(PUMP, 2, "other.example.com.");
+    let one = server(PUMP, 2, "one.example.com.");
+    let other = server(PUMP, 10, "other.example.com.");
     let dns = Server::start(vec![service(PUMP), one.clone(), other.clone()]).await;
     let (node, _handler) = node(&dns).await;
     node.has(&[PUMP]).await;
     let before = node.instance(PUMP);
     dns.now(Ok([vec![service(PUMP), other, one], boiler()].concat()));
     node.has(&[PUMP, BOILER]).await;
-    assert_eq!(node.instance(PUMP).properties, before.properties);
+    let after = node.instance(PUMP).properties;
+    assert_eq!(after, before.properties);
+    let endpoint = &after["AKRI_HTTP_DEVICE_ENDPOINT"];
+    assert_eq!(endpoint, "http://one.example.com:8080");
 }
 
 #[tokio::test]

@@ -100,6 +100,23 @@ async fn a_directory_that_is_moved_away_keeps_its_devices_until_another_one_is_t
 }
 
 #[tokio::test]
+async fn a_directory_that_is_removed_with_its_last_file_has_no_devices_until_it_is_back() {
+    let (parent, [directory]) = paths(["files"]);
+    let a = format!("{directory}/a");
+    fs::create_dir(&directory).unwrap();
+    fs::write(&a, "").unwrap();
+    let node = Node::start("node", "files", &directory).await;
+    let _handler = Handler::start(Files, node.settings());
+    node.has(&[&a]).await;
+    fs::remove_dir_all(&directory).unwrap();
+    node.has(&[]).await;
+    fs::create_dir(&directory).unwrap();
+    fs::write(&a, "").unwrap();
+    node.has(&[&a]).await;
+    drop(parent);
+}
+
+#[tokio::test]
 async fn two_nodes_with_a_file_of_the_same_path_have_an_instance_each() {
     let (directory, [a]) = paths(["a"]);
     fs::write(&a, "").unwrap();
@@ -131,8 +148,5 @@ async fn files_are_there_whatever_happens() {
 fn details_that_are_no_absolute_path_are_refused() {
     use akri_discovery::DiscoveryHandler;
     let error = Files.request("dev", &Default::default()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "discoveryDetails must be an absolute path"
-    );
+    assert_eq!(error.to_string(), "expected an absolute path");
 }

@@ -107,9 +107,10 @@ async fn it_registers_by_its_defaults_and_ends_well_at_sigterm() {
         ..Config::in_directory(directory.path())
     });
     let agent = agent.await.unwrap();
-    let process = handler()
+    let process = tokio::process::Command::from(handler())
         .env("DISCOVERY_HANDLERS_DIRECTORY", directory.path())
         .stderr(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()
         .unwrap();
     let found = agent.wait_for(|state| state.instances.len() == 1, SOON);
@@ -120,11 +121,10 @@ async fn it_registers_by_its_defaults_and_ends_well_at_sigterm() {
         ("lamp", false)
     );
 
-    let pid = process.id().to_string();
+    let pid = process.id().unwrap().to_string();
     assert!(Command::new("kill").arg(pid).status().unwrap().success());
-    let output = tokio::task::spawn_blocking(|| process.wait_with_output());
-    let output = tokio::time::timeout(SOON, output).await;
-    let output = output.unwrap().unwrap().unwrap();
+    let output = tokio::time::timeout(SOON, process.wait_with_output()).await;
+    let output = output.unwrap().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("SIGTERM: stopping"));
 }

@@ -43,8 +43,12 @@ impl DiscoveryHandler for Scripted {
             interval: Duration::from_secs(every.0),
             // Only one test has a long one.
             timeout: Duration::from_secs(if every.0 == 3_600 { 600 } else { 5 }),
-            // Only two tests have it.
-            grace: Duration::from_secs(if every.0 == 15 { 60 } else { 0 }),
+            // Only these have it.
+            grace: Duration::from_secs(if matches!(every.0, 15 | 86_400) {
+                60
+            } else {
+                0
+            }),
         }
     }
 
@@ -240,6 +244,34 @@ async fn rule_2_a_device_of_which_a_handler_is_told_that_it_went_is_kept_for_the
     assert!((160..=175).contains(&gone), "{gone}");
     assert_eq!(next(&mut lists).await, ["a", "b"]);
     assert_eq!(next(&mut lists).await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_is_told_and_polls_once_a_day_gives_a_device_up_in_time_too() {
+    let pollers = pollers(&["a b > a"]);
+    let mut lists = pollers.subscribe(&Every(86_400));
+    assert_eq!(next(&mut lists).await, ["a", "b"]);
+    let begin = Instant::now();
+    assert_eq!(next(&mut lists).await, ["a"]);
+    let gone = begin.elapsed().as_secs();
+    assert!((160..=220).contains(&gone), "{gone}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_out_of_their_bounds_are_brought_within_them() {
+    for (seconds, polls) in [(0, 9..=13), (u64::MAX, 1..=1)] {
+        let pollers = pollers(&["a"]);
+        let mut lists = pollers.subscribe(&Every(seconds));
+        assert_eq!(next(&mut lists).await, ["a"]);
+        sleep(Duration::from_secs(1)).await;
+        let polled = pollers.handler.polls.borrow().len();
+        assert!(polls.contains(&polled), "{polled}");
+    }
+}
+
+#[test]
+fn a_request_is_one_line_in_the_log_whatever_it_was_made_of() {
+    assert_eq!(Called(&"a\nERROR b").to_string(), "a\\nERROR b");
 }
 
 #[tokio::test(start_paused = true)]

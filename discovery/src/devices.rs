@@ -27,7 +27,7 @@ enum Found {
 }
 
 impl Devices {
-    /// Devices that are wholly told by their ids, in any order; repetitions do not matter. `device` makes a device of its id,
+    /// Devices that follow from their ids, in any order; repetitions do not matter. `device` makes a device of its id,
     /// the same one each time. This costs much less than [`Devices::from`] where only a few devices have changed since the
     /// last poll, since `device` is called for these and their neighbours alone.
     ///

@@ -171,9 +171,10 @@ pub trait DiscoveryHandler: Send + Sync + 'static {
         settings
     }
 
-    /// Feeds what decides which devices there are: a saved list goes by it. By default that is all of the request. What says
-    /// only how often and how patiently one asks is better left out, so that a change of it finds the list. Where a version of
-    /// the handler feeds other bytes than the one before, it does not find that one's lists, and that is all.
+    /// Writes into `list` what decides which devices there are; a saved list is found by it. By default that is all of the
+    /// request. What says only how often and how patiently one asks is better left out, so that a change of it finds the list.
+    /// Where a version of the handler feeds other bytes than the one before, it does not find that one's lists, and that is
+    /// all.
     fn identify(&self, request: &Self::Request, mut list: &mut dyn Hasher) {
         request.hash(&mut list);
     }
@@ -206,8 +207,8 @@ impl Found<'_> {
     /// before (rule 9), at most once a second.
     ///
     /// # Errors
-    /// They are more than the Agent accepts in a message (rule 11), and the last list stands. To be returned, as it is not
-    /// logged here.
+    /// They are more than the Agent accepts in a message (rule 11), and the last list stands. Return this error from
+    /// `discover`; it is not logged here.
     pub fn all(&self, devices: impl Into<Devices>) -> anyhow::Result<()> {
         (self.0)(devices.into())
     }

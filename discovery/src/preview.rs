@@ -1,4 +1,4 @@
-//! What the Agent would make of some devices, for who wants to see that without one. No I/O, no timers.
+//! What the Agent would make of some devices, for anyone who wants to see that without one. No I/O, no timers.
 
 use akri_proto::v0::DiscoverResponse;
 use prost::Message;
@@ -24,7 +24,7 @@ impl Preview {
     /// The most that a message may have, in bytes (rule 11).
     pub const MAX_MESSAGE_BYTES: usize = MAX_MESSAGE;
 
-    /// Of these.
+    /// Previews these devices.
     ///
     /// # Errors
     /// They do not fit into one message.

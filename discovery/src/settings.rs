@@ -32,8 +32,8 @@ const TIMEOUTS: RangeInclusive<Duration> =
 const MAX_AGES: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Where a handler is served, under which name, and how often it polls unless a Configuration says otherwise. [`start`](crate::start)
-/// reads them beside a handler's own.
+/// Where a handler is served, under which name, and how often it polls unless a Configuration says otherwise.
+/// [`start`](crate::start) reads them beside a handler's own.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -54,15 +54,15 @@ pub struct Settings {
     #[arg(long, env, default_value = "", hide_default_value = true, value_parser = pod_ip)]
     pub pod_ip: PodIp,
 
-    /// Time between two polls, where discoveryDetails give no interval: 100ms to 24h
+    /// Time between two polls, unless a Configuration has its own: 100ms to 24h
     #[arg(long, env, default_value = "10s", value_parser = Settings::parse_interval)]
     pub poll_interval: Duration,
 
-    /// Time for one poll as a whole, where discoveryDetails give no timeout: 100ms to 10m
+    /// Time for one poll as a whole, unless a Configuration has its own: 100ms to 10m
     #[arg(long, env, default_value = "5s", value_parser = Settings::parse_timeout)]
     pub poll_timeout: Duration,
 
-    /// How long a device is kept that is missing from every reply, where discoveryDetails do not say: 0s to 24h
+    /// How long a device is kept that is missing from every list, unless a Configuration has its own: 0s to 24h
     #[arg(long, env, default_value = "1m", value_parser = Settings::parse_grace)]
     pub grace: Duration,
 
@@ -92,7 +92,8 @@ impl Settings {
     /// The defaults for a handler of this name in this directory, whatever the environment says, and shared: for tests and demos.
     pub fn in_directory(directory: &Path, name: &str) -> Self {
         Self {
-            // The Agent dials the own socket by this path, so it has to be a whole one. Where there is no working directory, it is not.
+            // The Agent dials the own socket by this path, so it has to be a whole one. Where there is no working directory, it
+            // is not.
             discovery_handlers_directory: std::path::absolute(directory)
                 .unwrap_or_else(|_| directory.to_path_buf()),
             discovery_handler_name: name.into(),
@@ -111,7 +112,7 @@ impl Settings {
     /// Reads an interval, 100 ms to 24 h, as the settings and `discoveryDetails` write it.
     ///
     /// # Errors
-    /// The rule.
+    /// The text is no such time; the error says what is allowed.
     pub fn parse_interval(text: &str) -> Result<Duration, String> {
         parse_duration(text, &INTERVALS)
     }
@@ -119,7 +120,7 @@ impl Settings {
     /// Reads a time-out, 100 ms to 10 min, as the settings and `discoveryDetails` write it.
     ///
     /// # Errors
-    /// The rule.
+    /// The text is no such time; the error says what is allowed.
     pub fn parse_timeout(text: &str) -> Result<Duration, String> {
         parse_duration(text, &TIMEOUTS)
     }
@@ -127,7 +128,7 @@ impl Settings {
     /// Reads a grace period, 0 s to 24 h, as the settings and `discoveryDetails` write it.
     ///
     /// # Errors
-    /// The rule.
+    /// The text is no such time; the error says what is allowed.
     pub fn parse_grace(text: &str) -> Result<Duration, String> {
         parse_duration(text, &(Duration::ZERO..=*INTERVALS.end()))
     }

@@ -11,9 +11,9 @@ use crate::Settings;
 /// one thread until it ends, which will be [`run`](crate::run) after whatever the handler needs first. SIGTERM and SIGINT make
 /// [`Shutdown`] ready, a second one ends the process.
 ///
-/// `Own` are settings that only this handler has, and its documentation is what `--help` begins with; `()` where there are none. `name` is the one under which Configurations ask
-/// for the handler, and `shared` says whether other nodes can see the same devices: both are defaults, of
-/// `DISCOVERY_HANDLER_NAME` and `SHARED`.
+/// `Own` are settings that only this handler has, and its documentation is what `--help` begins with; `()` where there are
+/// none. `name` is the one under which Configurations ask for the handler, and `shared` says whether other nodes can see the
+/// same devices: both are defaults, of `DISCOVERY_HANDLER_NAME` and `SHARED`.
 ///
 /// The exit status is 0 where `work` ends well, 1 where it ends with an error, and 2 for a bad setting, each with one line on
 /// stderr that says why.

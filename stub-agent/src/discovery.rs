@@ -183,7 +183,8 @@ impl Request {
                 Ok(OpenStream {
                     messages: response.into_inner(),
                     request: self.clone(),
-                    _open: Counted::new(self.agent.state.clone()),
+                    _open: Counted::new(&self.agent.state, |state| &mut state.open_streams),
+                    listed: None,
                     endpoint,
                 })
             }
@@ -245,6 +246,8 @@ struct OpenStream {
     request: Request,
     endpoint: Arc<Endpoint>,
     _open: Counted,
+    /// From the first list on.
+    listed: Option<Counted>,
 }
 
 impl OpenStream {
@@ -270,7 +273,11 @@ impl OpenStream {
             () = self.endpoint.closed.cancelled() => Ok(None),
         };
         match message {
-            Ok(Some(message)) => return Some(message.devices),
+            Ok(Some(message)) => {
+                let state = &self.request.agent.state;
+                (self.listed).get_or_insert_with(|| Counted::new(state, |state| &mut state.lists));
+                return Some(message.devices);
+            }
             Ok(None) => log::warn!("Configuration {name}: the stream of {address} ended"),
             Err(status) => {
                 log::warn!(
@@ -285,23 +292,28 @@ impl OpenStream {
     }
 }
 
-/// Counts in [`State::open_streams`] while it lives.
-struct Counted(watch::Sender<State>);
+/// Counts in the state while it lives.
+struct Counted {
+    state: watch::Sender<State>,
+    counter: fn(&mut State) -> &mut usize,
+}
 
 impl Counted {
-    fn new(state: watch::Sender<State>) -> Self {
-        state.send_modify(|s| s.open_streams += 1);
-        Self(state)
+    fn new(state: &watch::Sender<State>, counter: fn(&mut State) -> &mut usize) -> Self {
+        state.send_modify(|state| *counter(state) += 1);
+        Self {
+            state: state.clone(),
+            counter,
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.send_modify(|s| s.open_streams -= 1);
+        self.state.send_modify(|state| *(self.counter)(state) -= 1);
     }
 }
 
-/// Tries again for as long as `patience` lasts.
 async fn connect(
     endpoint: &Endpoint,
     patience: Duration,

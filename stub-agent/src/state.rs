@@ -12,7 +12,7 @@ use crate::instances::Instance;
 /// The most entries that each queue keeps; the oldest ones are dropped.
 const REMEMBERED: usize = 1_000;
 
-/// What a test or a demo can look at and wait for. Counters only grow, except `open_streams`.
+/// What a test or a demo can look at and wait for. Counters only grow, except `open_streams` and `lists`.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     /// Registrations in the order of their arrival, with repeated ones; the last 1,000.
@@ -21,6 +21,8 @@ pub struct State {
     pub discovers: u64,
     /// Discover streams that are open now.
     pub open_streams: usize,
+    /// Those of them that have brought a list. At 2, of two handlers either one can go without a loss (rule 4).
+    pub lists: usize,
     /// Messages received, on all streams together.
     pub messages: u64,
     /// Server-side applies that the real Agent would make: each message costs one for each device on any open stream of
@@ -69,6 +71,24 @@ pub struct DiscoverError {
 }
 
 impl State {
+    /// What a test that waits in vain wants to know, without secrets.
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "{} discovers, {} open streams, {} lists, {} messages, {} applies, {} Instances created, {} deleted; \
+             the last registration: {:?}; the last error: {:?}; Instances: {:?}",
+            self.discovers,
+            self.open_streams,
+            self.lists,
+            self.messages,
+            self.applies,
+            self.created,
+            self.deleted,
+            self.registrations.back(),
+            self.discover_errors.back(),
+            self.instances.values().take(20).collect::<Vec<_>>(),
+        )
+    }
+
     pub(crate) fn remember_registration(&mut self, registered: Registered) {
         push(&mut self.registrations, registered);
     }

@@ -99,7 +99,7 @@ async fn what_was_waited_for_in_vain_is_shown() {
         .agent
         .wait_for(|s| s.messages > 0, std::time::Duration::from_millis(10))
         .await;
-    assert!(waited.unwrap_err().to_string().contains("messages: 0"));
+    assert!(waited.unwrap_err().to_string().contains("0 messages"));
 }
 
 #[test]

@@ -32,7 +32,7 @@ async fn a_device_becomes_an_instance_that_outlives_an_update() {
 
     // The next version starts, and then this one ends.
     let _next = tokio::spawn(run(Handler, settings, pending()));
-    let both = agent.wait_for(|state| state.messages == 2, SOON);
+    let both = agent.wait_for(|state| state.lists == 2, SOON);
     both.await.unwrap();
     handler.abort();
     let one = agent.wait_for(|state| state.open_streams == 1, SOON);

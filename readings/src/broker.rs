@@ -8,17 +8,16 @@ use std::{
 };
 
 use akri_daemon::Outage;
-use akri_http_broker::client::cause;
 use akri_proto::http::{ListDevicesRequest, ListDevicesResponse};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    connection::Connection,
+    connection::{Connection, why},
     devices::{DEVICES, Devices},
     watch::Watch,
 };
@@ -31,17 +30,20 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 /// From one list of the devices to the next.
 const LIST: Duration = Duration::from_secs(30);
 
-/// The longest list of devices, in bytes.
-const MAX_LIST: usize = 1024 * 1024;
+/// The longest list of devices, in bytes. A hostile one takes fifty times as much until its names are read, one at a time.
+const MAX_LIST: usize = 512 * 1024;
 
-/// How many lists may be under way at once, because of their size.
-const LISTS: usize = 64;
+/// How many lists may arrive at once, because of their size.
+const LISTS: usize = 16;
 
 /// The first and the longest pause before something is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// The longest name of a device, in bytes: an endpoint's, and what makes it distinct.
 const MAX_NAME: usize = 2_048 + 16;
+
+/// How many devices of one broker are watched, so that there is room for those of others.
+const WATCHES_PER_BROKER: usize = DEVICES / 2;
 
 /// A broker takes no more calls than this on one connection; it takes 100.
 const WATCHES_PER_CONNECTION: usize = 64;
@@ -120,17 +122,20 @@ struct Broker {
 impl Broker {
     /// Ends with the reason why it does not.
     async fn while_it_answers(&mut self) -> String {
-        let connection = match open(self.address).await {
-            Ok(connection) => connection,
+        let mut connections = match open(self.address).await {
+            Ok(connection) => vec![connection],
             Err(why) => return why,
         };
-        let mut connection = (connection, 0);
         let mut watches = HashMap::new();
         let doubt = Arc::new(Notify::new());
         loop {
-            let names = match self.list(&connection.0).await {
+            connections.retain(Connection::is_open);
+            let Some(connection) = connections.first() else {
+                return ENDED.into();
+            };
+            let names = match self.list(connection).await {
                 Ok(names) => names,
-                Err(_) if !connection.0.is_open() => return ENDED.into(),
+                Err(_) if !connection.is_open() => continue,
                 Err(why) => return why,
             };
             self.outage.succeeded();
@@ -143,17 +148,19 @@ impl Broker {
                 if watches.contains_key(&name) {
                     continue;
                 }
-                if connection.1 >= WATCHES_PER_CONNECTION {
-                    connection = match open(self.address).await {
-                        Ok(another) => (another, 0),
-                        Err(why) => return why,
-                    };
-                }
-                connection.1 += 1;
-                let Some(watch) = self.begin(&name, &connection.0, &doubt) else {
+                let Some(permit) = self.permit(watches.len()) else {
+                    self.watching.devices.left_out();
                     break;
                 };
+                let connection = match self.with_room(&mut connections).await {
+                    Ok(connection) => connection,
+                    Err(why) => return why,
+                };
+                let watch = self.begin(&name, connection, permit, &doubt);
                 watches.insert(name, watch);
+            }
+            // The first ones fill up first, so it is the last ones that nobody needs any more.
+            while connections.len() > 1 && connections.pop_if(|last| last.clones() == 0).is_some() {
             }
             // When a watch has ended, it may be the broker that has.
             let next = LIST.mul_f64(1.0 + fastrand::f64() / 10.0);
@@ -163,42 +170,52 @@ impl Broker {
     }
 
     async fn list(&self, connection: &Connection) -> Result<HashSet<Arc<str>>, String> {
-        let _turn = self.watching.lists.acquire().await;
         // On the heap, since it is large, and only for a moment.
         let listing = Box::pin(async {
-            let mut answer = connection
+            let answer = connection
                 .call(LIST_DEVICES, &ListDevicesRequest {}, MAX_LIST)
                 .await?;
-            answer.next::<ListDevicesResponse>().await
+            // Not before: a broker that hangs keeps no other waiting.
+            let _turn = self.watching.lists.acquire().await;
+            answer.only(names).await
         });
-        let listed = timeout(ANSWER, listing).await;
-        let listed = listed.map_err(|_| format!("no list of its devices within {ANSWER:?}"))?;
-        let listed = listed.map_err(|status| cause(&status))?;
-        let listed = listed.ok_or("an answer without a list of its devices")?;
-        let names = listed.devices.into_iter().map(|device| device.endpoint);
-        Ok(names
-            .filter(|name| name.len() <= MAX_NAME)
-            .take(DEVICES)
-            .map(Arc::from)
-            .collect())
+        match timeout(ANSWER, listing).await {
+            Ok(listed) => listed.map_err(|status| why(&status)),
+            Err(_) => Err(format!("no list of its devices within {ANSWER:?}")),
+        }
     }
 
-    /// `None` where there are too many watches.
+    /// The first connection that takes a further watch.
+    async fn with_room(&self, connections: &mut Vec<Connection>) -> Result<Connection, String> {
+        let has_room = |it: &&Connection| it.is_open() && it.clones() < WATCHES_PER_CONNECTION;
+        if let Some(connection) = connections.iter().find(has_room) {
+            return Ok(connection.clone());
+        }
+        let another = open(self.address).await?;
+        connections.push(another.clone());
+        Ok(another)
+    }
+
+    /// For one more watch than so many; `None` where that is too many.
+    fn permit(&self, watches: usize) -> Option<OwnedSemaphorePermit> {
+        if watches >= WATCHES_PER_BROKER {
+            return None;
+        }
+        self.watching.watches.clone().try_acquire_owned().ok()
+    }
+
     fn begin(
         &self,
         name: &Arc<str>,
-        connection: &Connection,
+        connection: Connection,
+        permit: OwnedSemaphorePermit,
         doubt: &Arc<Notify>,
-    ) -> Option<AbortOnDropHandle<()>> {
-        let Ok(permit) = self.watching.watches.clone().try_acquire_owned() else {
-            self.watching.devices.left_out();
-            return None;
-        };
+    ) -> AbortOnDropHandle<()> {
         let watch = Watch {
             broker: self.address,
             name: name.clone(),
             interval: self.watching.interval,
-            connection: connection.clone(),
+            connection,
             devices: self.watching.devices.clone(),
             doubt: doubt.clone(),
         };
@@ -206,6 +223,15 @@ impl Broker {
             watch.run().await;
             drop(permit);
         };
-        Some(AbortOnDropHandle::new(tokio::spawn(watch)))
+        AbortOnDropHandle::new(tokio::spawn(watch))
     }
+}
+
+fn names(listed: ListDevicesResponse) -> HashSet<Arc<str>> {
+    let names = listed.devices.into_iter().map(|device| device.endpoint);
+    names
+        .filter(|name| name.len() <= MAX_NAME)
+        .take(DEVICES)
+        .map(Arc::from)
+        .collect()
 }

@@ -3,8 +3,8 @@
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
-use akri_daemon::innermost;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use akri_daemon::{innermost, one_line};
+use bytes::{BufMut, Bytes, BytesMut};
 use h2::{
     RecvStream,
     client::{Builder, SendRequest},
@@ -27,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// What a broker may send before it is read, in bytes, for each call and for each connection.
-const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
+const WINDOWS: (u32, u32) = (16 * 1024, 64 * 1024);
 
 /// The longest headers of an answer, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
@@ -56,7 +56,7 @@ impl Connection {
             .initial_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
             .max_header_list_size(MAX_HEADERS)
-            // A table of headers keeps the buffers that they came in.
+            // A header table keeps the buffers of the headers in it.
             .header_table_size(0)
             .enable_push(false);
         // On the heap, since it is large, and only for a moment: it does not wait for the broker.
@@ -73,6 +73,11 @@ impl Connection {
     /// Whether it can take calls.
     pub(crate) fn is_open(&self) -> bool {
         !self.running.is_finished()
+    }
+
+    /// How many clones there are, besides this one.
+    pub(crate) fn clones(&self) -> usize {
+        Arc::strong_count(&self.running).saturating_sub(1)
     }
 
     /// Calls a method of the broker. A message of its answer may have `max` bytes.
@@ -94,6 +99,7 @@ impl Connection {
         if head.status != StatusCode::OK {
             return Err(Status::unknown(format!("HTTP status {}", head.status)));
         }
+        is_grpc(&head.headers)?;
         // Where there is no message, the headers may have the status.
         let succeeded = match status(head.headers) {
             Some(status) if status.code() != Code::Ok => return Err(status),
@@ -102,7 +108,8 @@ impl Connection {
         Ok(Answer {
             messages,
             succeeded,
-            received: BytesMut::new(),
+            received: Bytes::new(),
+            message: Vec::new(),
             max,
         })
     }
@@ -112,8 +119,10 @@ impl Connection {
 pub(crate) struct Answer {
     messages: RecvStream,
     succeeded: bool,
-    /// The beginning of a message.
-    received: BytesMut,
+    /// What has not gone into a message yet; empty while more is awaited.
+    received: Bytes,
+    /// The beginning of a message, with its prefix.
+    message: Vec<u8>,
     max: usize,
 }
 
@@ -131,42 +140,65 @@ impl Answer {
             // The broker may send as much again.
             let flow = self.messages.flow_control();
             flow.release_capacity(data.len()).map_err(failed)?;
-            self.received.extend_from_slice(&data);
+            self.received = data;
         }
         let trailers = self.messages.trailers().await.map_err(failed)?;
         match trailers.and_then(status) {
             Some(status) if status.code() != Code::Ok => Err(status),
             None if !self.succeeded => Err(Status::unknown("the answer has no status")),
-            _ if !self.received.is_empty() => Err(Status::unknown("the answer is cut")),
+            _ if !self.message.is_empty() => Err(Status::unknown("the answer is cut")),
             _ => Ok(None),
+        }
+    }
+
+    /// The only message of a call that succeeds, or what is `wanted` of it, so that the rest need not be kept until the call ends.
+    pub(crate) async fn only<M: Message + Default, T>(
+        mut self,
+        wanted: impl FnOnce(M) -> T,
+    ) -> Result<T, Status> {
+        let Some(message) = self.next().await? else {
+            return Err(Status::unknown("an answer without a message"));
+        };
+        let wanted = wanted(message);
+        match self.next::<M>().await? {
+            Some(_) => Err(Status::unknown("two messages instead of one")),
+            None => Ok(wanted),
         }
     }
 
     /// The next message, if it is there as a whole.
     fn whole<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
-        let Some((prefix, rest)) = self.received.split_first_chunk::<PREFIX>() else {
+        self.take(PREFIX);
+        let Some(&[compressed, ref length @ ..]) = self.message.first_chunk::<PREFIX>() else {
             return Ok(None);
         };
-        let [compressed, length @ ..] = *prefix;
-        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         if compressed != 0 {
             return Err(Status::internal(
                 "the broker compresses, though nobody asked for it",
             ));
         }
-        if length > self.max {
-            return Err(Status::out_of_range(format!("a message of {length} bytes")));
+        let max = self.max;
+        if length > max {
+            let why = format!("a message of {length} bytes, more than {max}");
+            return Err(Status::out_of_range(why));
         }
-        let Some(message) = rest.get(..length) else {
+        self.take(PREFIX + length);
+        let Some(message) = self.message.get(PREFIX..PREFIX + length) else {
             return Ok(None);
         };
         let message = M::decode(message).map_err(|error| Status::internal(error.to_string()))?;
-        self.received.advance(PREFIX + length);
-        if self.received.is_empty() {
-            // Nothing is set aside for the next one, which may come much later.
-            self.received = BytesMut::new();
-        }
+        // Nothing is set aside for the next one, which may come much later.
+        self.message = Vec::new();
         Ok(Some(message))
+    }
+
+    /// Moves what a message of this length lacks, as far as it has come. The message never has more room than it needs.
+    fn take(&mut self, length: usize) {
+        let lacks = length.saturating_sub(self.message.len());
+        let come = self.received.split_to(lacks.min(self.received.len()));
+        self.message.reserve_exact(lacks);
+        self.message.extend_from_slice(&come);
     }
 }
 
@@ -180,10 +212,28 @@ fn framed(message: &impl Message) -> Bytes {
     framed.freeze()
 }
 
+/// Whatever else speaks HTTP/2 is no broker.
+fn is_grpc(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get(header::CONTENT_TYPE) {
+        Some(given) if given.as_bytes().starts_with(b"application/grpc") => Ok(()),
+        Some(given) => Err(Status::unknown(format!("not gRPC, but {given:?}"))),
+        None => Err(Status::unknown("not gRPC: the answer has no content-type")),
+    }
+}
+
 fn status(mut headers: HeaderMap) -> Option<Status> {
     // tonic panics where they are not as they should be.
     headers.remove("grpc-status-details-bin");
     Status::from_header_map(&headers)
+}
+
+/// Why a call failed, in one line.
+pub(crate) fn why(status: &Status) -> String {
+    let code = status.code();
+    match status.message() {
+        "" => format!("{code:?}"),
+        message => format!("{code:?}: {}", one_line(message)),
+    }
 }
 
 fn failed(error: h2::Error) -> Status {

@@ -317,7 +317,7 @@ impl Known {
             .unresolved
             .iter()
             .map(|(name, why)| format!("{name}: {why}"));
-        let full = format!("there are more than {DEVICES} devices, and some are left out");
+        let full = "there are too many devices, and some are left out".to_owned();
         let mut lines: Vec<_> = (self.full.map(|_| full).into_iter())
             .chain(unresolved)
             .collect();

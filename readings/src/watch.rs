@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use akri_http_broker::client::cause;
 use akri_proto::http::{
     Failure, ReadSensorResponse, WatchSensorRequest, WatchSensorResponse,
     watch_sensor_response::Outcome as Message,
@@ -13,24 +12,24 @@ use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::{
     broker::{ANSWER, pauses},
-    connection::{Answer, Connection},
+    connection::{Answer, Connection, why},
     devices::Devices,
     row::Outcome,
 };
 
-/// The longest reading, in bytes. The page shows 256 characters of it.
-const MAX_READING: usize = 64 * 1024;
+/// The longest reading, in bytes. The page shows 256 characters of it. Each watch may hold as much that is not complete.
+const MAX_READING: usize = 16 * 1024;
 
 const WATCH_SENSOR: &str = "/http.DeviceService/WatchSensor";
 
 /// How long a watch may be silent, besides twice its interval.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// A device of a broker, and who wants to know of it.
+/// A device of a broker, and where its readings go.
 pub(crate) struct Watch {
     pub(crate) broker: SocketAddr,
     pub(crate) name: Arc<str>,
@@ -81,7 +80,7 @@ impl Watch {
                 .await
         });
         match timeout(ANSWER, beginning).await {
-            Ok(begun) => begun.map_err(why),
+            Ok(begun) => begun.map_err(|status| why(&status)),
             Err(_) => Err(format!("the broker began no watch within {ANSWER:?}")),
         }
     }
@@ -91,7 +90,7 @@ impl Watch {
         loop {
             match timeout(patience, readings.next::<WatchSensorResponse>()).await {
                 Err(_) => return Err(format!("the broker has said nothing for {patience:?}")),
-                Ok(Err(status)) => return Err(why(status)),
+                Ok(Err(status)) => return Err(why(&status)),
                 Ok(Ok(None)) => return Err("the broker ended the watch".into()),
                 Ok(Ok(Some(message))) => match message.outcome {
                     Some(Message::Reading(reading)) => return Ok(value(reading)),
@@ -100,13 +99,6 @@ impl Watch {
                 },
             }
         }
-    }
-}
-
-fn why(status: Status) -> String {
-    match status.code() {
-        Code::OutOfRange => format!("the reading is longer than {} KiB", MAX_READING / 1024),
-        _ => cause(&status),
     }
 }
 

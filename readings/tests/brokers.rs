@@ -15,6 +15,7 @@ use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinHandle,
 };
 
 #[tokio::test]
@@ -171,15 +172,11 @@ async fn a_watch_that_ends_begins_again_and_a_device_that_is_not_listed_any_more
     assert_eq!(page.json().await["brokers"]["answering"], 1);
 }
 
-#[tokio::test]
-async fn when_one_of_several_connections_to_a_broker_ends_its_devices_go_on_with_another() {
-    // More than one connection is for.
-    let names: Vec<_> = (0..100).map(|number| number.to_string()).collect();
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let broker = Broker::start(&names).await;
+/// A page of this broker that looks at it through a proxy, and the connections that it opens, as they come.
+async fn page_by_proxy(broker: &Broker) -> (Page, mpsc::UnboundedReceiver<JoinHandle<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (proxy, behind) = (listener.local_addr().unwrap(), broker.address);
-    let (opened, mut connections) = mpsc::unbounded_channel();
+    let (opened, connections) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         loop {
             let (mut page, _) = listener.accept().await.unwrap();
@@ -193,6 +190,16 @@ async fn when_one_of_several_connections_to_a_broker_ends_its_devices_go_on_with
     let page = Page::start().await;
     page.brokers
         .send_modify(|brokers| drop(brokers.insert(proxy, proxy.to_string())));
+    (page, connections)
+}
+
+#[tokio::test]
+async fn when_one_of_several_connections_to_a_broker_ends_its_devices_go_on_with_another() {
+    // More than one connection is for.
+    let names: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let broker = Broker::start(&names).await;
+    let (page, mut connections) = page_by_proxy(&broker).await;
     let all_have = |devices: &[Value], value: &str| {
         devices.len() == 100 && devices.iter().all(|device| device["value"] == value)
     };
@@ -202,4 +209,45 @@ async fn when_one_of_several_connections_to_a_broker_ends_its_devices_go_on_with
     names.iter().for_each(|name| broker.give(name, Ok("1")));
     page.until("all of them again", |devices| all_have(devices, "1"))
         .await;
+}
+
+#[tokio::test]
+async fn devices_that_come_and_go_need_no_more_connections() {
+    let names = |round: usize| (0..40).map(move |number| format!("{round}-{number}"));
+    let broker = Broker::start(&[]).await;
+    names(0).for_each(|name| broker.add(&name));
+    let (page, mut connections) = page_by_proxy(&broker).await;
+    for round in 0..5 {
+        let new = |device: &&Value| {
+            let name = device["device"].as_str().unwrap_or_default();
+            name.starts_with(&format!("{round}-")) && device["state"] == "reading"
+        };
+        let all_new = |devices: &[Value]| devices.iter().filter(new).count() == 40;
+        page.until("the new devices", all_new).await;
+        names(round + 1).for_each(|name| broker.add(&name));
+        names(round).for_each(|name| broker.remove(&name));
+    }
+    // A watch that has ended may count for a moment.
+    let mut opened = 0;
+    while connections.try_recv().is_ok() {
+        opened += 1;
+    }
+    assert!(opened <= 2, "{opened} connections for 200 devices");
+}
+
+#[tokio::test]
+async fn a_broker_with_very_many_devices_leaves_room_for_those_of_others() {
+    let names: Vec<_> = (0..1_100).map(|number| number.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let (many, one) = (Broker::start(&names).await, Broker::start(&["a"]).await);
+    let page = Page::of(&[&many, &one]).await;
+    page.until("a half of all and another one", |devices| {
+        devices.len() == 1_024 + 1
+    })
+    .await;
+    let problems = page.json().await["brokers"]["problems"].clone();
+    assert_eq!(
+        problems,
+        serde_json::json!(["there are too many devices, and some are left out"])
+    );
 }

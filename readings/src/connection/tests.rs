@@ -14,7 +14,9 @@ async fn broker(
 ) -> Connection {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (head, trailers) = (headers(head), trailers.map(headers));
+    let (mut head, trailers) = (headers(head), trailers.map(headers));
+    let grpc = header::HeaderValue::from_static("application/grpc");
+    head.entry(header::CONTENT_TYPE).or_insert(grpc);
     let pieces: Vec<_> = pieces.iter().map(|it| Bytes::copy_from_slice(it)).collect();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
@@ -99,7 +101,7 @@ async fn an_answer_that_is_not_as_it_should_be_is_an_error_after_what_was_good()
     let not_found: &[_] = &[("grpc-status", "5"), ("grpc-message", "no%20such%20device")];
     let hostile: &[_] = &[("grpc-status", "5"), ("grpc-status-details-bin", "?")];
     for (rest, trailers, code, says) in [
-        (&too_long[..], Some(ok), Code::OutOfRange, "a message of"),
+        (&too_long[..], Some(ok), Code::OutOfRange, "more than 1024"),
         (&huge, Some(ok), Code::OutOfRange, "4294967295 bytes"),
         (&compressed, Some(ok), Code::Internal, "compresses"),
         (&no_message, Some(ok), Code::Internal, "decode"),
@@ -120,6 +122,65 @@ async fn an_answer_that_is_not_as_it_should_be_is_an_error_after_what_was_good()
 }
 
 #[tokio::test]
+async fn where_one_message_is_due_its_call_has_to_end_well_after_it() {
+    let good = framed(&reading("1"));
+    let ok: &[_] = &[("grpc-status", "0")];
+    let internal: &[_] = &[("grpc-status", "13"), ("grpc-message", "it broke")];
+    for (sent, trailers, expected) in [
+        (&[&good[..]][..], Some(ok), Ok("1")),
+        (&[&good], Some(internal), Err("Internal: it broke")),
+        (&[&good], None, Err("Unknown: the answer has no status")),
+        (
+            &[&good, &good[..7]],
+            Some(ok),
+            Err("Unknown: the answer is cut"),
+        ),
+        (
+            &[&good, &good],
+            Some(ok),
+            Err("Unknown: two messages instead of one"),
+        ),
+        (&[], Some(ok), Err("Unknown: an answer without a message")),
+    ] {
+        let connection = broker(&[], sent, trailers).await;
+        let answer = connection.call("/a/b", &ListDevicesRequest {}, MAX).await;
+        let only = answer.unwrap().only(|it: ReadSensorResponse| it.value);
+        let only = only.await.map_err(|status| why(&status));
+        let expected = expected.map(str::to_owned).map_err(str::to_owned);
+        assert_eq!(only, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_may_end_a_call_with_a_code_and_no_words() {
+    for (code, says) in [
+        ("1", "Cancelled"),
+        ("4", "DeadlineExceeded"),
+        ("11", "OutOfRange"),
+    ] {
+        let connection = broker(&[("grpc-status", code)], &[], None).await;
+        assert_eq!(why(&values(&connection).await.1.unwrap_err()), says);
+    }
+}
+
+#[tokio::test]
+async fn a_message_takes_no_more_memory_than_its_length() {
+    let long = framed(&reading(&"x".repeat(MAX - 3)));
+    let connection = broker(&[], &[], Some(&[])).await;
+    let request = ListDevicesRequest {};
+    let mut answer = connection.call("/a/b", &request, MAX).await.unwrap();
+    let mut most = 0;
+    for byte in long.chunks(1) {
+        answer.received = Bytes::copy_from_slice(byte);
+        let whole = answer.whole::<ReadSensorResponse>().unwrap();
+        assert!(answer.received.is_empty());
+        most = answer.message.capacity().max(most);
+        assert!(whole.is_none() || answer.message.capacity() == 0);
+    }
+    assert_eq!(most, long.len());
+}
+
+#[tokio::test]
 async fn the_headers_may_say_how_a_call_went() {
     let refused = broker(&[("grpc-status", "12"), ("grpc-message", "no")], &[], None).await;
     let status = values(&refused).await.1.unwrap_err();
@@ -132,6 +193,9 @@ async fn the_headers_may_say_how_a_call_went() {
     let web = broker(&[("http", "503")], &[b"<html>"], None).await;
     let status = values(&web).await.1.unwrap_err();
     assert_eq!(status.message(), "HTTP status 503 Service Unavailable");
+    let web = broker(&[("content-type", "text/html")], &[b"<html>"], None).await;
+    let status = values(&web).await.1.unwrap_err();
+    assert_eq!(status.message(), "not gRPC, but \"text/html\"");
 }
 
 #[tokio::test]

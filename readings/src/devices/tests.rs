@@ -97,10 +97,7 @@ async fn there_are_never_more_devices_than_allowed_and_those_that_have_gone_make
     assert_eq!(everything(&devices).len(), DEVICES);
     assert!(!everything(&devices).iter().any(|row| row.0 == "one more"));
     let problem = &devices.brokers(10).problems[0];
-    assert_eq!(
-        problem,
-        "there are more than 2048 devices, and some are left out"
-    );
+    assert_eq!(problem, "there are too many devices, and some are left out");
 
     devices.gone(first);
     gives(&devices, second, "one more", 1.0);

@@ -11,8 +11,6 @@
 use std::{
     collections::BTreeMap,
     hint::black_box,
-    io::{Read, Write},
-    net::TcpListener,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -33,8 +31,11 @@ use tonic::transport::Endpoint;
 
 #[path = "support/handler.rs"]
 mod handler;
+#[path = "support/service.rs"]
+mod service;
 
 use handler::Handler;
+use service::discovery_service;
 
 const MAX_BODY: usize = 4 * 1024 * 1024;
 const SIZES: [usize; 4] = [9, 1_000, 10_000, 40_000];
@@ -328,50 +329,4 @@ async fn agent(socket: std::path::PathBuf, details: String, messages: Arc<Atomic
     while let Ok(Some(_)) = stream.message().await {
         messages.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// Answers every request with the body of the moment, on kept connections; with a `tag`, those that know it with a 304.
-fn discovery_service(body: Arc<Mutex<String>>, polls: Arc<AtomicU64>, tag: bool) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (body, polls) = (body.clone(), polls.clone());
-            std::thread::spawn(move || {
-                let mut stream = stream?;
-                let mut head = Vec::new();
-                let mut byte = [0];
-                loop {
-                    stream.read_exact(&mut byte)?;
-                    head.push(byte[0]);
-                    if head.ends_with(b"\r\n\r\n") {
-                        let knows = head.windows(13).any(|part| part == b"if-none-match");
-                        head.clear();
-                        polls.fetch_add(1, Ordering::Relaxed);
-                        if tag && knows {
-                            stream
-                                .write_all(b"HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n")?;
-                            continue;
-                        }
-                        let body = body.lock().unwrap().clone();
-                        // At once: in pieces, they would wake the handler one by one.
-                        let tag = if tag { "ETag: \"1\"\r\n" } else { "" };
-                        let length = body.len();
-                        let kind = if body.starts_with('[') {
-                            "application/json"
-                        } else {
-                            "text/plain"
-                        };
-                        let head = format!(
-                            "HTTP/1.1 200 OK\r\n{tag}Content-Type: {kind}\r\nContent-Length: {length}"
-                        );
-                        stream.write_all((head + "\r\n\r\n" + &body).as_bytes())?;
-                    }
-                }
-                #[allow(unreachable_code)]
-                std::io::Result::Ok(())
-            });
-        }
-    });
-    port
 }

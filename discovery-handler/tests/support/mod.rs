@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod checked;
 pub mod service;
 pub mod tls;
 
